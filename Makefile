@@ -1,0 +1,42 @@
+# `make demo` and `make test` set everything up on first use; running them again does no set-up.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint setup clean help
+
+help:
+	@echo "make demo       distil, export, verify and profile the embedded default (about 10 minutes)"
+	@echo "make test       the test suite (about 10 minutes)"
+	@echo "make test-slow  full-size exports and other checks that take minutes each"
+	@echo "make lint       ruff and mypy"
+	@echo "make clean      remove the environment and everything that was built"
+
+setup: $(STAMP)
+
+# The stamp is written last, so an interrupted install is taken up again.
+# torch comes first: where a CPU build is served it is taken, elsewhere the registry's default build.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or set PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "torch==2.13.0+cpu" 2>/dev/null \
+	  || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/handheld demo --out demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p handheld
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Lowering: rewrites of exported graphs, targets and the export pipeline."""

@@ -1,0 +1,1 @@
+"""Students, teachers and the latent spaces that they share. Torch modules only; nothing else of ours is imported."""

@@ -1,0 +1,70 @@
+"""The contract between a video VAE's encoder and any decoder of its latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .errors import ModelError
+
+
+@dataclass(frozen=True)
+class LatentSpec:
+    """Shape rules of a latent space. Latents and frames are NCTHW.
+
+    Attributes:
+        channels: latent channels.
+        spatial: pixels per latent cell along height and along width.
+        temporal: frames per latent frame.
+        first_frame_alone: True where the first latent frame stands for one frame only
+            (causal encoders: `temporal * k + 1` frames), False where every latent frame
+            stands for `temporal` frames (Video DC-AE).
+    """
+
+    channels: int
+    spatial: int
+    temporal: int
+    first_frame_alone: bool = True
+
+    @property
+    def frame_rule(self) -> str:
+        """The clip lengths that the latent space has, as users write it: `8k+1` or `4k`."""
+        return f"{self.temporal}k{'+1' if self.first_frame_alone else ''}"
+
+    def frames(self, latent_frames: int) -> int:
+        """Frames that decode from `latent_frames` latent frames."""
+        if self.first_frame_alone:
+            return self.temporal * (latent_frames - 1) + 1
+        return self.temporal * latent_frames
+
+    def latent_shape(self, *, frames: int, height: int, width: int, batch: int = 1) -> tuple[int, ...]:
+        """Shape (N, C, T, H, W) of the latents of a clip. Raises ModelError for a size the space lacks."""
+        head = 1 if self.first_frame_alone else 0
+        faults = []
+        if frames < max(head, 1) or (frames - head) % self.temporal:
+            near = self._nearest_frames(frames)
+            faults.append(f"frames={frames} is not {self.frame_rule} (nearest: {' and '.join(map(str, near))})")
+        for name, value in (("height", height), ("width", width)):
+            if value < self.spatial or value % self.spatial:
+                low = max(self.spatial, value // self.spatial * self.spatial)
+                faults.append(
+                    f"{name}={value} is not a multiple of {self.spatial} (nearest: {low} and {low + self.spatial})"
+                )
+        if faults:
+            raise ModelError("This latent space does not have that clip size: " + "; ".join(faults) + ".")
+        latent_frames = (frames - head) // self.temporal + head
+        return (batch, self.channels, latent_frames, height // self.spatial, width // self.spatial)
+
+    def _nearest_frames(self, frames: int) -> list[int]:
+        head = 1 if self.first_frame_alone else 0
+        k = max(0 if head else 1, (frames - head) // self.temporal)
+        return [self.temporal * k + head, self.temporal * (k + 1) + head]
+
+    def differences(self, other: LatentSpec) -> list[str]:
+        """Each field in which two latent spaces disagree, with both values: `latent channels: 16 and 128`."""
+        rows = (
+            ("latent channels", self.channels, other.channels),
+            ("spatial compression", self.spatial, other.spatial),
+            ("temporal compression", self.temporal, other.temporal),
+            ("frame rule", self.frame_rule, other.frame_rule),
+        )
+        return [f"{name}: {a} and {b}" for name, a, b in rows if a != b]

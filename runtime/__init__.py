@@ -1,0 +1,1 @@
+"""Bundles, sessions over the runtimes, verification and measurement. Imports nothing else of ours."""
