@@ -1,1 +1,7 @@
 """Lowering: rewrites of exported graphs, targets and the export pipeline."""
+
+from .errors import ExportError
+from .pipeline import Step, export, resolve_targets
+from .targets import TARGETS
+
+__all__ = ["TARGETS", "ExportError", "Step", "export", "resolve_targets"]

@@ -1,0 +1,213 @@
+"""From a decoder to a bundle: capture, rewrite, check, lower, golden tensors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from handheld.runtime.bundle import Bundle, BundleWriter
+from handheld.runtime.manifest import Refusal, RewriteRecord, TensorSpec, Tolerance
+
+from .errors import ExportError
+from .quiet import quiet
+from .rewrite import Applied, apply, capture, max_rank, multiply_adds
+from .target import Target
+from .targets import TARGETS
+
+_RECORDED = (
+    "handheld",
+    "torch",
+    "executorch",
+    "torchao",
+    "coremltools",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "numpy",
+)
+
+# Rewrites are exact in real arithmetic; what is left is fp32 summation order, 2e-5 on the LTX preset.
+_REWRITE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Step:
+    """Progress of an export, for whoever shows it: which target, what is being done."""
+
+    target: str
+    doing: str
+
+
+def resolve_targets(names: Sequence[str], precision: str) -> list[Target]:
+    """Targets by name, each with the precision and the packages that it needs.
+
+    Raises ExportError for an unknown name, a precision that a target lacks, and packages that are missing;
+    nothing is exported halfway.
+    """
+    if not names:
+        raise ExportError(f"No target given; there are: {', '.join(TARGETS)}.")
+    targets = []
+    faults = []
+    for name in dict.fromkeys(names):
+        if name not in TARGETS:
+            faults.append(f"no target {name!r}; there are: {', '.join(TARGETS)}")
+            continue
+        target = TARGETS[name]
+        target.precision(precision)
+        if missing := target.missing():
+            faults.append(f"target {name} needs {', '.join(missing)}: pip install 'handheld[{name}]'")
+        targets.append(target)
+    if faults:
+        raise ExportError("; ".join(faults) + ".")
+    return targets
+
+
+def export(
+    model: nn.Module,
+    latents: Tensor,
+    out: str | Path,
+    *,
+    targets: Sequence[Target],
+    precision: str = "fp32",
+    name: str,
+    provenance: Mapping[str, Any],
+    overwrite: bool = False,
+    progress: Callable[[Step], None] = lambda step: None,
+) -> Bundle:
+    """Lower a decoder to one artefact per target and write them as a bundle.
+
+    Args:
+        model: latents (1, C, T', H', W') to frames (1, 3, T, H, W), both NCTHW; in fp32.
+        latents: an example, which fixes every shape and becomes the golden input; best real ones.
+        out: the bundle's folder, which must not exist unless `overwrite`.
+        targets: from `resolve_targets`.
+        precision: of every artefact, `fp32` or `fp16`; the golden output stays fp32 eager.
+        name: for people, in the manifest.
+        provenance: where the weights come from; the manifest keeps it.
+        progress: called before each step.
+
+    Returns:
+        The bundle, in its place.
+
+    Raises:
+        ExportError: latents that are no single fp32 clip, a model that torch.export or a target refuses, or a
+            rewritten graph that does not compute what the model does (the difference is in the message).
+        BundleError: an output folder that cannot be written.
+    """
+    if latents.ndim != 5 or latents.shape[0] != 1 or latents.dtype != torch.float32:
+        raise ExportError(
+            f"Latents are {tuple(latents.shape)} {latents.dtype}; one clip (1, C, T, H, W) in float32 is needed."
+        )
+    model = model.eval()
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        progress(Step("", "running the model for the golden output"))
+        with torch.no_grad():
+            frames = model(latents)
+        for target in targets:
+            _lower(model, latents, frames, target, precision, writer, progress)
+        progress(Step("", "hashing and writing the bundle"))
+        writer.set_golden({"latents": latents.numpy()}, {"frames": frames.numpy()})
+        parameters = sum(p.numel() for p in model.parameters())
+        writer.describe(
+            name=name,
+            provenance={**provenance, "parameters": parameters},
+            versions=versions(),
+            inputs=[
+                TensorSpec("latents", tuple(latents.shape), description="As the encoder emits them, unnormalised.")
+            ],
+            outputs=[
+                TensorSpec(
+                    "frames",
+                    tuple(frames.shape),
+                    range=(-1.0, 1.0),
+                    description="RGB, nominal range, not clamped.",
+                )
+            ],
+        )
+    return writer.bundle
+
+
+def _lower(
+    model: nn.Module,
+    latents: Tensor,
+    frames: Tensor,
+    target: Target,
+    precision_name: str,
+    writer: BundleWriter,
+    progress: Callable[[Step], None],
+) -> None:
+    """Add one target's artefact to the bundle."""
+    start = time.perf_counter()
+    precision = target.precision(precision_name)
+    progress(Step(target.name, "capturing the graph"))
+    graph = capture(model, (latents,))
+    before = {"max_rank": max_rank(graph), "multiply_adds": multiply_adds(graph)}
+    progress(Step(target.name, "rewriting"))
+    applied = apply(graph, precision.rewrites)
+    after = {"max_rank": max_rank(graph), "multiply_adds": multiply_adds(graph)}
+    progress(Step(target.name, "checking the rewritten graph"))
+    _check_same_function(graph, latents, frames, target.name, applied)
+    progress(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
+    path = writer.artifact_dir(target.name) / target.filename
+    with quiet() as chatter:
+        try:
+            lowered = target.lower(graph, latents, precision_name, path)
+        except OSError:
+            raise
+        except Exception as error:
+            said = [line for line in chatter.getvalue().splitlines() if "ERROR" in line]
+            raise ExportError(
+                f"{target.name} does not take this model: {type(error).__name__}: {error}".strip()
+                + ("\n" + "\n".join(said[-3:]) if said else "")
+            ) from error
+    writer.add_artifact(
+        name=target.name,
+        target=target.name,
+        runtime=target.runtime,
+        path=f"{target.name}/{target.filename}",
+        precision=precision_name,
+        tolerance=Tolerance(precision.max_abs, precision.reason),
+        input_dtype=lowered.input_dtype,
+        output_dtype=lowered.output_dtype,
+        settings={**lowered.settings, "captured": before, "rewritten": after},
+        rewrites=[_record(entry) for entry in applied],
+        delegation=lowered.delegation,
+        lowering_seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def _check_same_function(
+    graph: nn.Module, latents: Tensor, frames: Tensor, target: str, applied: Sequence[Applied]
+) -> None:
+    with torch.no_grad():
+        difference = (graph(latents) - frames).abs().max().item()
+    allowed = _REWRITE_TOLERANCE * max(1.0, frames.abs().max().item())
+    if not difference <= allowed:  # also catches NaN
+        used = ", ".join(entry.name for entry in applied if entry.count)
+        raise ExportError(
+            f"After rewriting for {target}, the graph differs from the model by {difference:.3g} (allowed: "
+            f"{allowed:.3g}). One of these rewrites is wrong for this model: {used}. Please report it."
+        )
+
+
+def _record(entry: Applied) -> RewriteRecord:
+    refused = tuple(Refusal(r.node, r.module, r.reason) for r in entry.refused)
+    return RewriteRecord(entry.name, entry.count, refused)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what has a hand in a bundle."""
+    found = {}
+    for package in _RECORDED:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
