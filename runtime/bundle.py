@@ -1,0 +1,419 @@
+"""Reading and writing bundles: the folders in which lowered models travel.
+
+BUNDLE/
+  manifest.json
+  golden.safetensors        `input.<name>` and `output.<name>`, fp32, from the eager model
+  onnx/decoder.onnx         one folder per artefact; an artefact is a file or a folder
+  android/decoder.pte
+  ios/decoder.mlpackage/
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from . import files
+from .errors import BundleError
+from .manifest import (
+    Artifact,
+    Golden,
+    Manifest,
+    Refusal,
+    RewriteRecord,
+    TensorSpec,
+    Tolerance,
+    parse_manifest,
+)
+
+__all__ = [
+    "Artifact",
+    "Bundle",
+    "BundleWriter",
+    "Golden",
+    "Manifest",
+    "Refusal",
+    "RewriteRecord",
+    "TensorSpec",
+    "Tolerance",
+    "read_bundle",
+]
+
+MANIFEST_NAME = "manifest.json"
+GOLDEN_NAME = "golden.safetensors"
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was read: where it is and what its manifest says. Nothing is hashed until it is asked for."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        return self.manifest.artifacts
+
+    def artifact(self, name: str) -> Artifact:
+        """The artefact of that name. Raises BundleError with the names that there are."""
+        for artifact in self.artifacts:
+            if artifact.name == name:
+                return artifact
+        names = ", ".join(artifact.name for artifact in self.artifacts)
+        raise BundleError(f'{self.path} has no artefact "{name}"; it has: {names}.')
+
+    def locate(self, relative: str) -> Path:
+        """The path of a file or folder of the bundle. Raises BundleError where a symbolic link leaves it."""
+        path = self.path / relative
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(
+                f"{self.path}: {relative} leads out of the bundle, to {path.resolve()}. A bundle holds its own "
+                "files; do not use this one unless you know who made it."
+            )
+        return path
+
+    def check(self, artifact: Artifact) -> None:
+        """Compare an artefact's size and SHA-256 with the manifest. Raises BundleError with both values."""
+        self._check(artifact.path, artifact.size_bytes, artifact.sha256)
+
+    def check_golden(self) -> None:
+        """The same for the golden file."""
+        golden = self.manifest.golden
+        self._check(golden.path, golden.size_bytes, golden.sha256)
+
+    def golden(self) -> tuple[Arrays, Arrays]:
+        """Golden (inputs, outputs) by name, in the shapes and dtypes of the specs; the file is hashed first.
+
+        Raises BundleError for a file that was altered or does not hold what the manifest says.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        self.check_golden()
+        try:
+            tensors = load_file(self.locate(self.manifest.golden.path))
+        except SafetensorError as error:
+            raise BundleError(f"{self.path}: {self.manifest.golden.path} is not safetensors: {error}.") from error
+        if faults := _golden_faults(self.manifest, tensors):
+            raise BundleError(f"{self.path}: {self.manifest.golden.path}: " + "; ".join(faults) + ".")
+        return (
+            {spec.name: tensors[f"input.{spec.name}"] for spec in self.manifest.inputs},
+            {spec.name: tensors[f"output.{spec.name}"] for spec in self.manifest.outputs},
+        )
+
+    def _check(self, relative: str, size_bytes: int, sha256: str) -> None:
+        path = self.locate(relative)
+        if not path.exists():
+            raise BundleError(f"{self.path}: {relative} is missing. Fetch or export the bundle again.")
+        found_bytes = files.size_of(path)
+        if found_bytes != size_bytes:
+            word = "is truncated" if found_bytes < size_bytes else "has grown"
+            raise BundleError(
+                f"{self.path}: {relative} {word}: {found_bytes} bytes, the manifest says {size_bytes}. "
+                "Fetch or export the bundle again."
+            )
+        found = files.sha256_of(path)
+        if found != sha256:
+            raise BundleError(
+                f"{self.path}: {relative} was altered: SHA-256 {found}, the manifest says {sha256}. "
+                "Fetch or export the bundle again."
+            )
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest. Hashes nothing: `Bundle.check` and `open_session` do.
+
+    Raises BundleError for a folder that is not a bundle, a manifest of another version or with faults, and a
+    path that leads out of the bundle.
+    """
+    path = Path(path)
+    source = path / MANIFEST_NAME
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{source} is not UTF-8 text. Fetch or export the bundle again.") from error
+    except OSError as error:
+        raise BundleError(
+            f"{path} is not a bundle: {source} cannot be read ({error.strerror}). Give the folder that "
+            "`handheld export` wrote."
+        ) from error
+    bundle = Bundle(path, parse_manifest(text, str(source)))
+    for relative in (bundle.manifest.golden.path, *(artifact.path for artifact in bundle.artifacts)):
+        bundle.locate(relative)
+    return bundle
+
+
+class BundleWriter:
+    """Writes a bundle so that nothing that looks whole exists before it is whole.
+
+    A context manager. Files are made in a hidden folder beside the target, `.NAME.partial-PID-RANDOM`. Leaving
+    the `with` block hashes them, writes the manifest last, syncs all to disk and renames the folder into place;
+    leaving it with an exception removes the folder. What killed processes left is removed by the next writer
+    of the same name.
+
+        with BundleWriter(path) as writer:
+            folder = writer.artifact_dir("onnx")
+            ...  # write folder / "decoder.onnx"
+            writer.add_artifact(name="onnx", target="onnx", path="onnx/decoder.onnx", ...)
+            writer.set_golden({"latents": ...}, {"frames": ...})
+            writer.describe(name="ltx", provenance={...}, versions={...}, inputs=[...], outputs=[...])
+        writer.bundle
+
+    Args:
+        path: the bundle's folder; missing parent folders are made.
+        overwrite: replace an existing bundle, at the very end. Nothing but a bundle or an empty folder is
+            ever replaced.
+
+    Raises BundleError, before any work, for a target that exists or a parent that cannot be written; at the
+    end for a bundle that is incomplete, and for a full disk.
+    """
+
+    bundle: Bundle
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self._target = Path(os.path.abspath(path))
+        self._parent = self._target.parent
+        self._overwrite = overwrite
+        self._artifacts: list[dict[str, Any]] = []
+        self._golden: dict[str, np.ndarray] | None = None
+        self._description: dict[str, Any] | None = None
+        if not self._target.name:
+            raise BundleError(f"{path} cannot be a bundle: give the name of a folder to make.")
+        try:
+            self._parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(self._parent, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            self._clear_what_killed_runs_left()
+        except OSError as error:
+            raise self._not_writable(error) from error
+        self._refuse_to_replace()
+
+    def artifact_dir(self, name: str) -> Path:
+        """Make the folder `name` of the bundle and return where to write its files."""
+        if not re.fullmatch(r"[\w-]+", name):
+            raise BundleError(f'"{name}" cannot name a folder of a bundle: use letters, digits, _ and -.')
+        folder = self._partial / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def add_artifact(
+        self,
+        *,
+        name: str,
+        target: str,
+        runtime: str,
+        path: str,
+        precision: str,
+        tolerance: Tolerance,
+        input_dtype: str = "float32",
+        output_dtype: str = "float32",
+        settings: Mapping[str, Any] | None = None,
+        rewrites: Sequence[RewriteRecord] = (),
+        delegation: Mapping[str, Any] | None = None,
+        lowering_seconds: float | None = None,
+    ) -> None:
+        """Register an artefact; its files must be complete when the `with` block ends.
+
+        The arguments are the fields of `manifest.Artifact`; `path` is relative to the bundle. Every file in the
+        bundle must belong to an artefact, so a model of several files is registered as their folder.
+        """
+        self._artifacts.append(
+            {
+                "name": name,
+                "target": target,
+                "runtime": runtime,
+                "path": path,
+                "precision": precision,
+                "tolerance": tolerance,
+                "input_dtype": input_dtype,
+                "output_dtype": output_dtype,
+                "settings": dict(settings or {}),
+                "rewrites": tuple(rewrites),
+                "delegation": None if delegation is None else dict(delegation),
+                "lowering_seconds": lowering_seconds,
+            }
+        )
+
+    def set_golden(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """Set the golden tensors, by the names of the specs, in their shapes and dtypes, all finite."""
+        self._golden = {f"input.{name}": np.ascontiguousarray(array) for name, array in inputs.items()}
+        self._golden |= {f"output.{name}": np.ascontiguousarray(array) for name, array in outputs.items()}
+
+    def describe(
+        self,
+        *,
+        name: str,
+        provenance: Mapping[str, Any],
+        versions: Mapping[str, str],
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None:
+        """Set what the manifest says of the bundle as a whole; see `manifest.Manifest`."""
+        self._description = {
+            "name": name,
+            "provenance": dict(provenance),
+            "versions": dict(versions),
+            "inputs": tuple(inputs),
+            "outputs": tuple(outputs),
+        }
+
+    def __enter__(self) -> Self:
+        self._partial = self._beside("partial")
+        try:
+            self._partial.mkdir()
+        except OSError as error:
+            raise self._not_writable(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is not None:
+                if isinstance(error, OSError) and _is_full(error):
+                    raise self._full_disk() from error
+                return
+            try:
+                manifest = self._finish()
+                self._move_into_place()
+            except OSError as failure:
+                if _is_full(failure):
+                    raise self._full_disk() from failure
+                raise BundleError(f"{self._target} cannot be written: {failure}.") from failure
+            self.bundle = Bundle(self._target, manifest)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+
+    def _finish(self) -> Manifest:
+        """Check that all was given, hash, write golden tensors and, last, the manifest; sync to disk."""
+        if self._description is None or self._golden is None or not self._artifacts:
+            raise BundleError(
+                "The bundle is not complete: describe(), set_golden() and add_artifact() must each be called "
+                "before the writer is left."
+            )
+        from safetensors.numpy import save
+
+        (self._partial / GOLDEN_NAME).write_bytes(save(self._golden))
+        manifest = Manifest(
+            **self._description,
+            created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            golden=Golden(path=GOLDEN_NAME, **self._identity(GOLDEN_NAME)),
+            artifacts=tuple(Artifact(**entry, **self._identity(entry["path"])) for entry in self._artifacts),
+        )
+        text = manifest.to_json()
+        manifest = parse_manifest(text, "The manifest to be written")
+        if faults := _golden_faults(manifest, self._golden):
+            raise BundleError("The golden tensors do not fit the specs: " + "; ".join(faults) + ".")
+        self._refuse_strays(manifest)
+        (self._partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
+        files.sync(self._partial)
+        return manifest
+
+    def _identity(self, relative: str) -> dict[str, Any]:
+        path = self._partial / relative
+        if not path.exists():
+            raise BundleError(f"{relative} was registered but not written: write it below artifact_dir().")
+        return {"sha256": files.sha256_of(path), "size_bytes": files.size_of(path)}
+
+    def _refuse_strays(self, manifest: Manifest) -> None:
+        """No file travels without a hash: an ONNX file's external weights, say."""
+        known = [manifest.golden.path, *(artifact.path for artifact in manifest.artifacts)]
+        strays = [
+            name
+            for name, _ in files.files_below(self._partial)
+            if not any(name == path or name.startswith(path + "/") for path in known)
+        ]
+        if strays:
+            raise BundleError(
+                f"Files that belong to no artefact: {', '.join(strays)}. Register the folder that holds them as "
+                "the artefact, or write the model as one file."
+            )
+
+    def _move_into_place(self) -> None:
+        self._refuse_to_replace()
+        aside = None
+        if self._target.exists():
+            aside = self._beside("replaced")
+            os.rename(self._target, aside)
+        try:
+            os.rename(self._partial, self._target)
+        except OSError:
+            if aside:
+                os.rename(aside, self._target)
+            raise
+        files.sync_entry(self._parent)
+        if aside:
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _refuse_to_replace(self) -> None:
+        if not os.path.lexists(self._target):
+            return
+        if not self._overwrite:
+            raise BundleError(f"{self._target} exists. Choose another name, or allow it to be overwritten.")
+        is_folder = self._target.is_dir() and not self._target.is_symlink()
+        if not is_folder or (any(self._target.iterdir()) and not (self._target / MANIFEST_NAME).is_file()):
+            raise BundleError(f"{self._target} is not a bundle and is not overwritten. Choose another name.")
+
+    def _beside(self, word: str) -> Path:
+        return self._parent / f".{self._target.name}.{word}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def _clear_what_killed_runs_left(self) -> None:
+        """Remove partial folders whose process is gone; bring back a bundle that was aside when it was killed."""
+        import psutil
+
+        pattern = re.compile(re.escape(f".{self._target.name}.") + r"(partial|replaced)-(\d+)-[0-9a-f]{8}")
+        for entry in self._parent.iterdir():
+            match = pattern.fullmatch(entry.name)
+            if not match or psutil.pid_exists(int(match[2])):
+                continue
+            if match[1] == "replaced" and not os.path.lexists(self._target):
+                os.rename(entry, self._target)
+            else:
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _not_writable(self, error: OSError) -> BundleError:
+        return BundleError(
+            f"{self._parent} cannot be written: {error.strerror}. Choose another folder or change its permissions."
+        )
+
+    def _full_disk(self) -> BundleError:
+        written = sum(file.lstat().st_size for file in self._partial.rglob("*") if file.is_file())
+        shutil.rmtree(self._partial, ignore_errors=True)
+        free = shutil.disk_usage(self._parent).free
+        return BundleError(
+            f"The disk is full: {self._target} needs more than the {written} bytes that were written so far, and "
+            f"{free} bytes are free now that they are removed. Free some space or choose another folder."
+        )
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _golden_faults(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Where golden tensors disagree with the specs: names, shapes, dtypes, values that are not finite."""
+    specs = {f"input.{spec.name}": spec for spec in manifest.inputs}
+    specs |= {f"output.{spec.name}": spec for spec in manifest.outputs}
+    faults = [f"{name} is in no spec" for name in tensors if name not in specs]
+    for name, spec in specs.items():
+        array = tensors.get(name)
+        if array is None:
+            faults.append(f"{name} is missing")
+        elif array.shape != spec.shape or array.dtype != spec.dtype:
+            faults.append(f"{name} is {array.dtype} {array.shape}, the spec says {spec.dtype} {spec.shape}")
+        elif not np.isfinite(array).all():
+            faults.append(f"{name} holds NaN or infinity")
+    return faults

@@ -1,0 +1,259 @@
+"""The manifest of a bundle: what it holds, for whom, and how it was made. Format version 1.
+
+`schema/manifest.schema.json` says the same as JSON Schema, for readers in other languages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from . import parsing
+from .errors import BundleError
+
+FORMAT_VERSION = 1
+KIND = "video_decoder"
+
+TARGETS = ("onnx", "android", "ios")
+RUNTIMES = ("onnxruntime", "executorch", "coreml")
+PRECISIONS = ("fp32", "fp16")
+DTYPES = ("float32", "float16")
+LAYOUTS = ("NCTHW",)
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of the model, as a caller sees it.
+
+    Attributes:
+        name: as in `run({name: array})` and, behind `input.` or `output.`, in the golden file.
+        shape: every dimension, in the order of `layout`.
+        dtype: of the caller's array; an artefact may compute in another one (`Artifact.input_dtype`).
+        layout: one letter a dimension: batch, channels, time, height, width.
+        range: nominal (lowest, highest) value, not a clamp; None where there is none, as for latents.
+        description: one sentence for people.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    layout: str = "NCTHW"
+    range: tuple[float, float] | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest allowed absolute difference from the golden outputs, in output units, and where it comes from."""
+
+    max_abs: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A place that a rewrite left alone: node of the graph, module it came from (may be empty), and why."""
+
+    node: str
+    module: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class RewriteRecord:
+    """What one rewrite did to one artefact: how often it applied, and each refusal."""
+
+    name: str
+    applied: int
+    refused: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True)
+class Golden:
+    """The file of golden inputs and outputs (fp32, eager), relative to the bundle."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One lowered model.
+
+    Attributes:
+        name: unique in the bundle; the handle on the command line.
+        target: what it was exported for, one of TARGETS.
+        runtime: what executes it, one of RUNTIMES.
+        path: file or folder, relative to the bundle.
+        precision: of the weights and the computation, one of PRECISIONS.
+        sha256, size_bytes: of the file or folder (`files.sha256_of`, `files.size_of`).
+        input_dtype, output_dtype: what the runtime takes and gives; sessions cast.
+        settings: how the target lowered it, free.
+        rewrites: in the order in which they ran.
+        delegation: what a delegating runtime handed over (delegates, nodes inside, nodes outside), free.
+        lowering_seconds: wall-clock time of rewriting and lowering.
+    """
+
+    name: str
+    target: str
+    runtime: str
+    path: str
+    precision: str
+    sha256: str
+    size_bytes: int
+    tolerance: Tolerance
+    input_dtype: str = "float32"
+    output_dtype: str = "float32"
+    settings: dict[str, Any] = field(default_factory=dict)
+    rewrites: tuple[RewriteRecord, ...] = ()
+    delegation: dict[str, Any] | None = None
+    lowering_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a bundle says about itself.
+
+    Attributes:
+        name: for people.
+        created_utc: `2026-11-23T18:00:00Z`.
+        provenance: free: source, preset, run, teacher, configuration, weights' hash, seed.
+        versions: package to version, of everything that had a hand in it.
+    """
+
+    name: str
+    created_utc: str
+    provenance: dict[str, Any]
+    versions: dict[str, str]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    golden: Golden
+    artifacts: tuple[Artifact, ...]
+
+    def to_json(self) -> str:
+        """As written to `manifest.json`. Raises BundleError for a value that JSON does not have."""
+        tree = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(self)}
+        try:
+            return json.dumps(tree, indent=2, allow_nan=False) + "\n"
+        except (TypeError, ValueError) as error:
+            raise BundleError(
+                f"The manifest holds something that JSON does not have ({error}). Provenance, settings and "
+                "delegation take text, finite numbers, booleans, lists and dicts."
+            ) from error
+
+
+_TEXT = parsing.text()
+_ANY_TEXT = parsing.text(empty=True)
+_SHA256 = parsing.text("[0-9a-f]{64}", "a SHA-256 in 64 lowercase hex digits")
+
+_TENSOR = parsing.record(
+    TensorSpec,
+    {
+        "name": parsing.text(r"\w+", "letters, digits and underscores"),
+        "shape": parsing.sequence(parsing.integer(1), least=1),
+        "dtype": parsing.one_of(*DTYPES),
+        "layout": parsing.one_of(*LAYOUTS),
+        "range": parsing.nullable(parsing.sequence(parsing.number(), least=2)),
+        "description": _ANY_TEXT,
+    },
+)
+_REWRITE = parsing.record(
+    RewriteRecord,
+    {
+        "name": _TEXT,
+        "applied": parsing.integer(0),
+        "refused": parsing.sequence(parsing.record(Refusal, {"node": _TEXT, "module": _ANY_TEXT, "reason": _TEXT})),
+    },
+)
+_ARTIFACT = parsing.record(
+    Artifact,
+    {
+        "name": _TEXT,
+        "target": parsing.one_of(*TARGETS),
+        "runtime": parsing.one_of(*RUNTIMES),
+        "path": parsing.relative_path,
+        "precision": parsing.one_of(*PRECISIONS),
+        "sha256": _SHA256,
+        "size_bytes": parsing.integer(0),
+        "tolerance": parsing.record(Tolerance, {"max_abs": parsing.number(0), "reason": _TEXT}),
+        "input_dtype": parsing.one_of(*DTYPES),
+        "output_dtype": parsing.one_of(*DTYPES),
+        "settings": parsing.mapping(),
+        "rewrites": parsing.sequence(_REWRITE),
+        "delegation": parsing.nullable(parsing.mapping()),
+        "lowering_seconds": parsing.nullable(parsing.number(0)),
+    },
+)
+_MANIFEST = parsing.record(
+    Manifest,
+    {
+        "name": _TEXT,
+        "created_utc": parsing.text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time such as 2026-11-23T18:00:00Z"),
+        "provenance": parsing.mapping(),
+        "versions": parsing.mapping(_TEXT),
+        "inputs": parsing.sequence(_TENSOR, least=1),
+        "outputs": parsing.sequence(_TENSOR, least=1),
+        "golden": parsing.record(
+            Golden, {"path": parsing.relative_path, "sha256": _SHA256, "size_bytes": parsing.integer(0)}
+        ),
+        "artifacts": parsing.sequence(_ARTIFACT, least=1),
+    },
+)
+
+
+def parse_manifest(text: str, source: str) -> Manifest:
+    """Parse `manifest.json`; `source` names it in errors.
+
+    Raises BundleError: for another format version, naming it and the one understood; else for every fault at
+    once (unknown, missing and duplicate keys, wrong types, paths that leave the bundle, names used twice).
+    """
+    try:
+        tree = parsing.load_json(text)
+    except ValueError as error:
+        raise BundleError(f"{source} is not valid JSON: {error}. Fetch or export the bundle again.") from error
+    if not isinstance(tree, dict) or "format_version" not in tree:
+        raise BundleError(f"{source} has no format_version: it is not the manifest of a bundle.")
+    version = tree.pop("format_version")
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise BundleError(
+            f"{source} has format_version {version!r}; this handheld understands {FORMAT_VERSION}. "
+            "Use the handheld that wrote the bundle, or export it again."
+        )
+    kind = tree.pop("kind", None)
+    if kind != KIND:
+        raise BundleError(f'{source} has kind {kind!r}; this handheld understands "{KIND}".')
+    faults: list[str] = []
+    manifest = _MANIFEST(tree, "", faults)
+    if not faults:
+        faults = _disagreements(manifest)
+    if faults:
+        raise BundleError(f"{source} is not valid:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return manifest
+
+
+def _disagreements(manifest: Manifest) -> list[str]:
+    """Faults between fields that are each well-formed."""
+    faults = []
+    for side, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        faults += _repeated(f"{side}: name", [spec.name for spec in specs])
+        for index, spec in enumerate(specs):
+            if len(spec.shape) != len(spec.layout):
+                faults.append(
+                    f"{side}[{index}].shape: {len(spec.shape)} dimensions, {spec.layout} has {len(spec.layout)}"
+                )
+            if spec.range is not None and (len(spec.range) != 2 or spec.range[0] >= spec.range[1]):
+                faults.append(f"{side}[{index}].range: wanted [lowest, highest], found {list(spec.range)}")
+    faults += _repeated("artifacts: name", [artifact.name for artifact in manifest.artifacts])
+    paths = ["manifest.json", manifest.golden.path, *(artifact.path for artifact in manifest.artifacts)]
+    faults += _repeated("path", paths)
+    faults += [
+        f"path: {inner} lies inside {outer}" for outer in paths for inner in paths if inner.startswith(outer + "/")
+    ]
+    return faults
+
+
+def _repeated(what: str, values: Sequence[str]) -> list[str]:
+    return [f'{what} "{value}" is used twice' for value in sorted(set(values)) if values.count(value) > 1]

@@ -1,0 +1,305 @@
+"""One self-contained HTML page of a profile: tables, charts, pictures, and where it all came from.
+
+The page is well-formed XML too. Style, charts and pictures are inside it; it loads nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .charts import Row, bar_chart, clean, strip_plot
+from .errors import RuntimeFailure
+from .profile import Measurement, Profile
+from .verify import Verdict
+
+Quality = Mapping[str, Mapping[str, float | str | None]]
+
+_NONE = "–"
+
+
+def write_report(
+    profile: Profile,
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    images: Sequence[tuple[str, str | os.PathLike[str]]] = (),
+    verdicts: Sequence[Verdict] | None = None,
+    quality: Quality | None = None,
+) -> None:
+    """Write the page, whole or not at all.
+
+    Args:
+        images: (caption, PNG file) pairs, shown in this order and copied into the page.
+        verdicts: what `verify` found.
+        quality: a table: row (such as "student, held out") to column (such as "PSNR, dB") to value.
+
+    Raises RuntimeFailure for an image that cannot be read and a path that cannot be written.
+    """
+    css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+    sections = [
+        _head(profile, title),
+        _tiles(profile),
+        _pictures(images),
+        _quality(quality or {}),
+        _speed(profile),
+        _footprint(profile),
+        _verdicts(verdicts or ()),
+        _method(profile),
+        _origin(profile),
+    ]
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        f"<title>{clean(title)}</title><style>\n{css}</style></head>\n"
+        f"<body><main>\n{chr(10).join(section for section in sections if section)}\n</main></body></html>\n"
+    )
+    files.write_atomically(Path(path), page.encode())
+
+
+def _head(profile: Profile, title: str) -> str:
+    host = profile.host
+    cores = f", {host.cores_available or host.cores_logical} cores" if host.cores_logical else ""
+    return (
+        f'<header><h1>{clean(title)}</h1><p class="dim">{clean(profile.created_utc)} · '
+        f"{clean(host.cpu_model or host.architecture)}{cores} · {clean(host.os)}</p>"
+        f'<p class="note">{clean(profile.scope[0].upper() + profile.scope[1:])}. '
+        "Ratios were measured side by side, run by run.</p></header>"
+    )
+
+
+def _tiles(profile: Profile) -> str:
+    """The figures of the fastest student."""
+    students = [(s.latency.median_ns, s) for s in profile.subjects if s.role == "student" and s.latency]
+    if not students:
+        return ""
+    median_ns, best = min(students, key=lambda pair: pair[0])
+    growth = best.peak_growth_bytes
+    tiles = [
+        (f"{best.fps:.3g}", "frames per second"),
+        (_ms(median_ns) + " ms", f"for {best.frames} frames, median"),
+        (_mb(best.size_bytes) + " MB", "artefact size"),
+        (_mb(growth) + " MB" if growth is not None else _NONE, "peak memory over the loaded runtime"),
+    ]
+    if best.speedup:
+        tiles.insert(0, (f"{best.speedup.median_of_pairs:.2f} ×", f"as fast as {best.speedup.reference}"))
+    cells = "".join(
+        f'<div class="tile"><b>{clean(value)}</b><span>{clean(what)}</span></div>' for value, what in tiles
+    )
+    return f'<p class="dim">Fastest student here: {clean(best.label)}</p><div class="tiles">{cells}</div>'
+
+
+def _pictures(images: Sequence[tuple[str, str | os.PathLike[str]]]) -> str:
+    figures = [
+        f'<figure><img alt="{clean(caption)}" src="data:image/png;base64,{_png(path)}"/>'
+        f"<figcaption>{clean(caption)}</figcaption></figure>"
+        for caption, path in images
+    ]
+    return _section("Frames", "".join(figures)) if figures else ""
+
+
+def _png(path: str | os.PathLike[str]) -> str:
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise RuntimeFailure(f"{path} cannot be read for the report: {error.strerror}.") from error
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise RuntimeFailure(f"{path} is not a PNG file; the report takes PNG pictures.")
+    return base64.b64encode(data).decode()
+
+
+def _quality(quality: Quality) -> str:
+    columns = list(dict.fromkeys(column for row in quality.values() for column in row))
+    if not columns:
+        return ""
+    rows = [[name, *(_value(row.get(column)) for column in columns)] for name, row in quality.items()]
+    return _section("Quality", _table(["", *columns], rows))
+
+
+def _speed(profile: Profile) -> str:
+    header = ["", "runtime", "load, ms", "first run, ms", "median, ms", "p90, ms", "p99, ms", "FPS", "× teacher"]
+    rows, failed = [], []
+    for s in profile.subjects:
+        summary = s.latency
+        times = [_ms(getattr(summary, f"{p}_ns")) if summary else _NONE for p in ("median", "p90", "p99")]
+        rows.append(
+            [
+                _Html(f'{clean(s.label)} <span class="badge {s.role}">{s.role}</span>'),
+                _runtime(s),
+                _median_ms(s.load_ns),
+                _median_ms(s.first_run_ns),
+                *times,
+                f"{s.fps:.3g}" if s.fps else _NONE,
+                f"{s.speedup.median_of_pairs:.2f}" if s.speedup else _NONE,
+            ]
+        )
+        if s.error:
+            failed.append(f"<p><b>{clean(s.label)}</b> was not measured in full:</p><pre>{clean(s.error)}</pre>")
+    strips = [
+        Row(s.label, s.role, tuple(sample / 1e6 for samples in s.latency_ns for sample in samples))
+        for s in profile.subjects
+        if s.latency
+    ]
+    plot = f"<h3>Every timed run</h3>{strip_plot(strips, 'ms')}" if strips else ""
+    foot = (
+        '<p class="foot">× teacher: how many times as fast as the first teacher, the median over pairs of runs '
+        "taken in turn. Load: artefact to ready session, file cache warm, runtime already imported. "
+        "Load and first run: median of the rounds.</p>"
+    )
+    return _section("Speed", _table(header, rows, text_columns=2) + "".join(failed) + plot + foot)
+
+
+def _runtime(measured: Measurement) -> str:
+    parts = [f"{measured.runtime} {measured.runtime_version or ''}".strip(), measured.precision]
+    if measured.threads:
+        parts.append(f"{measured.threads} thread{'s' if measured.threads > 1 else ''}")
+    return " · ".join(parts)
+
+
+def _footprint(profile: Profile) -> str:
+    sizes = [Row(s.label, s.role, (s.size_bytes / 1e6,)) for s in profile.subjects]
+    grown = [(s, s.peak_growth_bytes) for s in profile.subjects]
+    memory = [Row(s.label, s.role, (growth / 1e6,)) for s, growth in grown if growth is not None]
+    rows = [
+        [
+            s.label,
+            _mb(s.size_bytes),
+            _mb(growth),
+            _mb(max((peak for peak in s.peak_rss_bytes if peak is not None), default=None)),
+            _mb(max(s.baseline_rss_bytes, default=None)),
+        ]
+        for s, growth in grown
+    ]
+    header = ["", "size, MB", "peak over loaded runtime, MB", "peak of the process, MB", "before loading, MB"]
+    charts = f"<h3>Artefact size</h3>{bar_chart(sizes, 'MB')}"
+    if memory:
+        charts = f"<h3>Peak memory over the loaded runtime</h3>{bar_chart(memory, 'MB')}" + charts
+    foot = (
+        '<p class="foot">A process holds Python, the runtime and the golden tensors before it loads a model; '
+        "compare the growth over that. 1 MB is 1,000,000 bytes.</p>"
+    )
+    return _section("Memory and size", _table(header, rows) + charts + foot)
+
+
+def _verdicts(verdicts: Sequence[Verdict]) -> str:
+    rows = [
+        [
+            v.artifact.name,
+            _Html(f'<span class="badge {v.status.replace(" ", "-")}">{v.status}</span>'),
+            f"{v.artifact.runtime} {v.runtime_version or ''}".strip(),
+            f"{v.max_abs_error:.2e}" if v.max_abs_error is not None else _NONE,
+            f"{v.tolerance.max_abs:.2e}",
+            _psnr(v.psnr_db),
+            v.reason or v.tolerance.reason,
+        ]
+        for v in verdicts
+    ]
+    header = ["artefact", "verdict", "runtime", "max abs error", "tolerance", "PSNR, dB", "why"]
+    if not rows:
+        return ""
+    return _section("Agreement with the eager model", _table(header, rows, text_columns=3, text_last=True))
+
+
+def _method(profile: Profile) -> str:
+    s = profile.settings
+    threads = f"{s.threads} threads" if s.threads else "each runtime's own choice of threads"
+    said = (
+        f"<p>{s.rounds} rounds of {s.repeat} timed runs per artefact, after one first run and {s.warmup} warm-up "
+        f"runs; {threads}. Each artefact ran in a fresh process per round, all of them alive together and asked "
+        "for one run at a time in turn.</p>"
+    )
+    host = profile.host
+    machine = {
+        "CPU": host.cpu_model or host.architecture,
+        "cores, physical": host.cores_physical,
+        "cores, logical": host.cores_logical,
+        "cores, allowed": host.cores_available,
+        "memory": f"{host.ram_bytes / 1e9:.1f} GB" if host.ram_bytes else None,
+        "system": host.os,
+        "Python": host.python,
+        "load average at the start": host.load_average_1min,
+    }
+    command = f"<h3>Command</h3><pre>{clean(profile.command)}</pre>"
+    return _section("How it was measured", said + _pairs(machine) + command)
+
+
+def _origin(profile: Profile) -> str:
+    parts = [
+        f"<details><summary>{clean(bundle.name)} ({clean(bundle.created_utc)})</summary>"
+        f"<h3>Provenance</h3>{_pairs(_flat(bundle.provenance))}<h3>Versions</h3>{_pairs(bundle.versions)}</details>"
+        for bundle in profile.bundles
+    ]
+    hashes = _table(
+        ["artefact", "SHA-256"],
+        [[f"{s.label} ({s.artifact})", s.sha256] for s in profile.subjects],
+        text_columns=2,
+    )
+    return _section("Where the models came from", "".join(parts) + hashes)
+
+
+class _Html(str):
+    """Text that is markup already."""
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section><h2>{clean(title)}</h2>{body}</section>"
+
+
+def _table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1, text_last: bool = False
+) -> str:
+    def line(tag: str, cells: Sequence[str]) -> str:
+        out = []
+        for index, cell in enumerate(cells):
+            kind = ' class="text"' if index < text_columns else ""
+            if text_last and index == len(cells) - 1:
+                kind = ' class="text wide"'
+            out.append(f"<{tag}{kind}>{cell if isinstance(cell, _Html) else clean(cell)}</{tag}>")
+        return "<tr>" + "".join(out) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f'<div class="scroll"><table><thead>{line("th", header)}</thead><tbody>{body}</tbody></table></div>'
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return _table(["", ""], [[name, _value(value)] for name, value in values.items()], text_columns=2)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        out.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return out
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return _NONE
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def _psnr(psnr_db: float | None) -> str:
+    if psnr_db is None:
+        return _NONE
+    return "equal" if math.isinf(psnr_db) and psnr_db > 0 else f"{psnr_db:.1f}"
+
+
+def _ms(value_ns: int) -> str:
+    return f"{value_ns / 1e6:,.4g}" if value_ns < 1e12 else f"{value_ns / 1e6:,.0f}"
+
+
+def _median_ms(values_ns: Sequence[int]) -> str:
+    return _ms(round(statistics.median(values_ns))) if values_ns else _NONE
+
+
+def _mb(value_bytes: int | None) -> str:
+    return _NONE if value_bytes is None else f"{value_bytes / 1e6:,.1f}"

@@ -1,0 +1,125 @@
+"""The one interface over every runtime, and what all of them check."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ..errors import RuntimeFailure
+from ..manifest import Artifact, TensorSpec
+
+Arrays = dict[str, np.ndarray]
+
+
+class Session(ABC):
+    """One loaded artefact. A new runtime is a subclass in its own file and a line in `SESSIONS`.
+
+    Args:
+        path: the artefact's file or folder; its hash is the caller's business (`open_session` checks it).
+        artifact: its entry in the manifest.
+        inputs, outputs: the bundle's specs.
+        threads: CPU threads to compute with; None leaves it to the runtime.
+
+    Attributes:
+        threads: what the runtime uses, None where it does not say.
+
+    Raises RuntimeMissing where the runtime cannot be imported, RuntimeFailure where it refuses the artefact.
+    """
+
+    runtime: ClassVar[str]
+
+    def __init__(
+        self,
+        path: Path,
+        artifact: Artifact,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise RuntimeFailure(f"threads={threads}: give at least 1, or None for the runtime's own choice.")
+        self.path = path
+        self.artifact = artifact
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+        self.threads = threads
+        self._model: Any = None
+        self._load()
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """Why the runtime cannot be used here and what to install, or None. Imports nothing heavy."""
+
+    @classmethod
+    @abstractmethod
+    def library_version(cls) -> str:
+        """Import the runtime and return its version. Raises RuntimeMissing."""
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Load `self.path` into `self._model`, and set `self.threads` to what is in effect."""
+
+    @abstractmethod
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Arrays in the order of `self.inputs`, in the artefact's dtype -> in the order of `self.outputs`."""
+
+    def close(self) -> None:
+        """Release the model. A closed session cannot run."""
+        self._model = None
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        """Run the artefact once.
+
+        Args:
+            inputs: every input by name, in the shape and dtype of its spec (fp32, NCTHW); cast here to what the
+                artefact takes.
+
+        Returns:
+            Every output by name, fp32, in the shape of its spec.
+
+        Raises RuntimeFailure for a wrong name, shape or dtype, naming what was given and what is wanted, and
+        for whatever the runtime reports.
+        """
+        if self._model is None:
+            raise RuntimeFailure(f"The session over {self.path.name} is closed. Open a new one.")
+        self._check_inputs(inputs)
+        arrays = [np.ascontiguousarray(inputs[s.name], dtype=self.artifact.input_dtype) for s in self.inputs]
+        results = self._run(arrays)
+        shapes = [tuple(result.shape) for result in results]
+        wanted = [spec.shape for spec in self.outputs]
+        if shapes != wanted:
+            raise RuntimeFailure(
+                f"{self.path.name} returned shapes {shapes}, the manifest says {wanted}. Export it again."
+            )
+        return {spec.name: np.asarray(result, np.float32) for spec, result in zip(self.outputs, results)}
+
+    def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
+        wanted = {spec.name: spec for spec in self.inputs}
+        faults = [f'"{name}" is not an input' for name in inputs if name not in wanted]
+        for name, spec in wanted.items():
+            if name not in inputs:
+                faults.append(f'"{name}" is missing')
+            elif inputs[name].shape != spec.shape or inputs[name].dtype != spec.dtype:
+                faults.append(f'"{name}" is {inputs[name].dtype} {inputs[name].shape}')
+        if faults:
+            listed = ", ".join(f'"{s.name}" {s.dtype} {s.shape} {s.layout}' for s in self.inputs)
+            raise RuntimeFailure(f"Wrong input for {self.path.name}: {'; '.join(faults)}. It takes {listed}.")
+
+    def _refused(self, action: str, error: Exception, wrote: str = "") -> RuntimeFailure:
+        """The runtime's own words, as an error of ours."""
+        detail = f"\nThe runtime wrote:\n{wrote}" if wrote else ""
+        return RuntimeFailure(f"{self.runtime} could not {action} {self.path.name}: {error}{detail}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

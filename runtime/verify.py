@@ -1,0 +1,93 @@
+"""Replaying a bundle's golden tensors through its artefacts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+from .bundle import Bundle
+from .errors import BundleError, RuntimeFailure, RuntimeMissing
+from .manifest import Artifact, Tolerance
+from .process import Worker
+from .session import SESSIONS
+
+Status = Literal["pass", "fail", "not verified"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one artefact.
+
+    Attributes:
+        status: "not verified" where this machine cannot run it.
+        reason: why it is not "pass"; empty where it is.
+        max_abs_error: largest absolute difference from the golden outputs; None where it did not run.
+        psnr_db: lowest over the outputs; the peak is the width of the output's range (2.0 for [-1, 1]), or of
+            the golden values where it has none. Infinite for equal outputs.
+        tolerance: the limit, and where it comes from.
+        runtime_version: of the library that ran it.
+    """
+
+    artifact: Artifact
+    status: Status
+    reason: str
+    max_abs_error: float | None
+    psnr_db: float | None
+    tolerance: Tolerance
+    runtime_version: str | None
+
+
+def verify(bundle: Bundle, *, only: Collection[str] | None = None) -> list[Verdict]:
+    """Run each artefact on the golden inputs and compare with the golden outputs.
+
+    An artefact whose hash is wrong fails before it is loaded. Each runs in a process of its own, so that a
+    crash of a native runtime is a failure with the signal's name.
+
+    Args:
+        only: names of the artefacts to verify; None is all.
+
+    Returns:
+        One verdict per artefact, in the manifest's order.
+
+    Raises BundleError for a name in `only` that the bundle does not have.
+    """
+    wanted = None if only is None else {bundle.artifact(name).name for name in only}
+    chosen = [artifact for artifact in bundle.artifacts if wanted is None or artifact.name in wanted]
+    try:
+        bundle.check_golden()
+    except BundleError as error:
+        return [_verdict(artifact, "fail", f"The golden tensors cannot be trusted. {error}") for artifact in chosen]
+    return [_verify_one(bundle, artifact) for artifact in chosen]
+
+
+def _verify_one(bundle: Bundle, artifact: Artifact) -> Verdict:
+    version = None
+    try:
+        # Before asking for the runtime: an altered artefact fails on every machine.
+        bundle.check(artifact)
+        if reason := SESSIONS[artifact.runtime].unavailable():
+            raise RuntimeMissing(reason)
+        with Worker() as worker:
+            version = worker.load(bundle, artifact, threads=None)["runtime_version"]
+            found = worker.ask("compare")
+    except RuntimeMissing as error:
+        return _verdict(artifact, "not verified", str(error))
+    except RuntimeFailure as error:
+        return _verdict(artifact, "fail", str(error), version=version)
+    if not found["finite"]:
+        return _verdict(artifact, "fail", "The output holds NaN or infinity.", version=version)
+    largest, limit = found["max_abs_error"], artifact.tolerance.max_abs
+    reason = "" if largest <= limit else f"The largest error, {largest:.3g}, is above the tolerance, {limit:.3g}."
+    return _verdict(artifact, "fail" if reason else "pass", reason, largest, found["psnr_db"], version)
+
+
+def _verdict(
+    artifact: Artifact,
+    status: Status,
+    reason: str,
+    max_abs_error: float | None = None,
+    psnr_db: float | None = None,
+    version: str | None = None,
+) -> Verdict:
+    return Verdict(artifact, status, reason, max_abs_error, psnr_db, artifact.tolerance, version)
