@@ -48,8 +48,9 @@ def write_video(clips: Iterable[np.ndarray], path: str | os.PathLike[str], fps: 
             stream.options = {"crf": "12"}
             stream.pix_fmt = "yuv420p"
             for clip in clips:
+                if not count:
+                    stream.height, stream.width = clip.shape[1:3]
                 for picture in clip:
-                    stream.height, stream.width = picture.shape[:2]
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
                     count += 1
             if not count:

@@ -1,3 +1,42 @@
-"""handheld: distil, lower, verify and measure generative models on phones."""
+"""handheld: distil, lower, verify and measure generative models on phones.
 
-__version__ = "0.1.0"
+The public names below are imported when first asked for, so that `import handheld` is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import Any
+
+__version__ = _version("handheld")
+
+# Public name -> the module that has it.
+_PUBLIC = {
+    "PRESETS": "handheld.models",
+    "TurboVAEDConfig": "handheld.models",
+    "TurboVAEDecoder": "handheld.models",
+    "LatentSpec": "handheld.models",
+    "ModelError": "handheld.models",
+    "TEACHERS": "handheld.models.teachers",
+    "load_teacher": "handheld.models.teachers",
+    "read_run": "handheld.distill",
+    "DistillError": "handheld.distill",
+    "TARGETS": "handheld.convert",
+    "export": "handheld.convert",
+    "resolve_targets": "handheld.convert",
+    "ExportError": "handheld.convert",
+    "read_bundle": "handheld.runtime.bundle",
+    "open_session": "handheld.runtime.session",
+    "verify": "handheld.runtime.verify",
+    "profile": "handheld.runtime.profile",
+    "RuntimeFailure": "handheld.runtime.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'handheld' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)

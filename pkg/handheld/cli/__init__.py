@@ -1,0 +1,61 @@
+"""The command line: one file per subcommand. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from . import decode, demo, distill, doctor, encode, export, profile, verify
+from .console import paragraphs
+from .errors import message_of
+
+app = typer.Typer(
+    name="handheld",
+    help=(
+        "Take a generative video model that does not fit a phone, and make it run there.\n\n"
+        "The usual way: [bold]distill[/bold] a teacher's decoder into a small student, [bold]export[/bold] it to "
+        "Core ML, ExecuTorch and ONNX, [bold]verify[/bold] that each artefact computes the same, and "
+        "[bold]profile[/bold] them side by side. [bold]demo[/bold] does all of it on clips that come with the "
+        "package; [bold]doctor[/bold] says what is installed."
+    ),
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+for command in (distill, export, verify, profile, encode, decode, demo, doctor):
+    name = command.__name__.rpartition(".")[2]
+    app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from handheld import __version__
+
+        typer.echo(f"handheld {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: a user's error is one message on stderr and exit status 1; a defect keeps its traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("handheld: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        print(f"handheld: {message}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,49 @@
+"""What the commands print with."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+# Results go to stdout; progress and remarks to stderr, so that a pipe gets results only.
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def paragraphs(text: str) -> str:
+    """A docstring with each paragraph on one line, so that help is wrapped to the terminal and nowhere else."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is left-aligned, numbers to the right."""
+    grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    # Figures are worth more than a border: on a narrow terminal or in a pipe, lines may be longer than it.
+    needed = Measurement.get(out, out.options.update(max_width=1000), grid).maximum
+    Console(highlight=False, width=max(needed, out.width)).print(grid)
+
+
+@contextlib.contextmanager
+def status(text: str) -> Iterator[object]:
+    """A spinner on a terminal; one line elsewhere."""
+    if err.is_terminal:
+        with err.status(text) as spinner:
+            yield spinner
+    else:
+        err.print(text)
+        yield None
+
+
+def size(size_bytes: int) -> str:
+    """A size in megabytes of 10^6 bytes."""
+    return f"{size_bytes / 1e6:.1f} MB"

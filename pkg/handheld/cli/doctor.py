@@ -1,0 +1,69 @@
+"""handheld doctor"""
+
+from __future__ import annotations
+
+EPILOG = "Exits with status 1 if no target can be exported or no runtime can verify one."
+
+
+def run() -> None:
+    """Say what is installed, and what is missing for which target."""
+    import importlib.metadata
+    import platform
+    import shutil
+    import sys
+
+    import typer
+    from rich.text import Text
+
+    from handheld.convert import TARGETS
+    from handheld.models.teachers import TEACHERS
+    from handheld.runtime.session import SESSIONS
+
+    from .console import out, size, table
+
+    def version(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "missing"
+
+    yes, no = Text("yes", "green"), Text("no", "red")
+    out.print(f"handheld {version('handheld')}, Python {platform.python_version()}, {platform.platform()}")
+    out.print(f"{sys.executable}")
+    packages = [
+        "torch",
+        "diffusers",
+        "av",
+        *sorted({p for t in TARGETS.values() for p in t.packages}),
+        "onnxruntime",
+    ]
+    table("Packages", ["package", "version"], [[p, version(p)] for p in packages])
+
+    rows, hints = [], []
+    for target in TARGETS.values():
+        missing = target.missing()
+        unavailable = SESSIONS[target.runtime].unavailable()
+        rows.append([target.name, target.runtime, no if missing else yes, no if unavailable else yes])
+        if missing:
+            hints.append(f"{target.name}: export needs {', '.join(missing)}: pip install 'handheld[{target.name}]'")
+        if unavailable:
+            hints.append(f"{target.name}: cannot be run and verified here: {unavailable}")
+    table("Targets", ["target", "runtime", "export", "run and verify here"], rows)
+
+    rows = [
+        [t.name, t.spec.frame_rule, f"{t.spec.temporal}x{t.spec.spatial}x{t.spec.spatial}", t.licence]
+        for t in TEACHERS.values()
+    ]
+    table("Teachers", ["teacher", "frames", "compression", "licence of the weights"], rows)
+
+    tools = {
+        "adb": "reaching an Android phone (planned)",
+        "xcrun": "building for and reaching an iPhone, on macOS (planned)",
+    }
+    table("Tools", ["tool", "found", "for"], [[t, shutil.which(t) or "no", what] for t, what in tools.items()])
+    out.print(f"Free disk here: {size(shutil.disk_usage('.').free)}")
+    for hint in hints:
+        out.print(hint)
+    exports = any(not target.missing() for target in TARGETS.values())
+    if not exports or not any(s.unavailable() is None for s in SESSIONS.values()):
+        raise typer.Exit(1)

@@ -1,0 +1,141 @@
+"""handheld export"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+EPILOG = (
+    "Examples: [dim]handheld export runs/first --target ios --target android --out bundle[/dim]  ·  "
+    "[dim]handheld export ltx --target onnx --height 256 --width 256 --frames 9[/dim]"
+)
+
+
+def run(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A run folder, a preset with random weights (ltx, hunyuan, cogvideox, dc, tiny), a checkpoint "
+            "(.safetensors, .pth, .ckpt), or a folder or hub id with config.json and weights.",
+            show_default=False,
+        ),
+    ],
+    target: Annotated[
+        list[str],
+        typer.Option(
+            "--target",
+            "-t",
+            help="ios (Core ML), android (ExecuTorch with XNNPACK) or onnx; repeatable.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Bundle folder to make.", show_default="SOURCE-bundle"),
+    ] = None,
+    height: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Frame height in pixels.", show_default="the run's, else 256"),
+    ] = None,
+    width: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="Frame width in pixels.", show_default="the run's, else 256"),
+    ] = None,
+    frames: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"
+        ),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
+    ] = None,
+    subfolder: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Folder inside SOURCE that holds the decoder.", show_default=False),
+    ] = None,
+    causal: Annotated[bool, typer.Option("--causal", help="The causal form of a preset.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of a preset's random weights.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Lower a decoder to Core ML, ExecuTorch and ONNX.
+
+    Rewrites the graph for each target, checks the rewritten graph against the model, lowers it, and writes a
+    bundle: manifest, model files and golden tensors. The bundle appears at once and whole; an interrupted export
+    leaves nothing.
+    """
+    from handheld.convert import resolve_targets
+
+    from .console import status
+
+    targets = resolve_targets(target, precision)
+    from handheld.sources import open_source
+
+    with status(f"Loading {source}"):
+        opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
+    latents, origin = opened.example(frames, height, width)
+    bundle = out or Path(f"{Path(source).name}-bundle")
+    export_and_show(opened, latents, origin, targets, precision, bundle, overwrite)
+
+
+def export_and_show(opened, latents, origin, targets, precision, out, overwrite):
+    """Export a source, show what was done, and return the bundle."""
+    from handheld.convert import export
+
+    from .console import err, size, status, table
+    from .console import out as stdout
+
+    n, c, t, h, w = latents.shape
+    spec = opened.spec
+    err.print(
+        f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
+        f"{h * spec.spatial}x{w * spec.spatial}, {precision}; golden input: {origin}"
+    )
+    with status("Exporting") as spinner:
+
+        def show(step):
+            text = f"{step.target + ': ' if step.target else ''}{step.doing}"
+            if spinner is None:
+                err.print(f"  {text}")
+            else:
+                spinner.update(text)
+
+        bundle = export(
+            opened.model,
+            latents,
+            out,
+            targets=targets,
+            precision=precision,
+            name=opened.name,
+            provenance={**opened.provenance, "golden_latents": origin},
+            overwrite=overwrite,
+            progress=show,
+        )
+    table(
+        f"Bundle {bundle.path}",
+        ["artefact", "runtime", "size", "rewritten", "delegates", "left outside", "seconds"],
+        [
+            [
+                a.path,
+                a.runtime,
+                size(a.size_bytes),
+                str(sum(r.applied for r in a.rewrites)),
+                str(a.delegation["delegates"]) if a.delegation else "–",
+                str(sum(a.delegation["ops_outside"].values())) if a.delegation else "–",
+                f"{a.lowering_seconds:.1f}",
+            ]
+            for a in bundle.artifacts
+        ],
+    )
+    for artifact in bundle.artifacts:
+        done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
+        stdout.print(f"{artifact.name}: {done}")
+        for record in artifact.rewrites:
+            for refusal in record.refused:
+                stdout.print(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
+    stdout.print(f"Next: handheld verify {bundle.path}")
+    return bundle

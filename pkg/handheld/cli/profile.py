@@ -1,0 +1,162 @@
+"""handheld profile"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+EPILOG = (
+    "Example: [dim]handheld profile bundle --out report[/dim]  (writes report/profile.json and report/index.html)"
+)
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="Folder for profile.json and index.html.", show_default="BUNDLE-profile"),
+    ] = None,
+    teacher: Annotated[
+        bool, typer.Option(help="Measure the run's teacher beside the student, as onnxruntime runs it.")
+    ] = True,
+    repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each artefact a round.")] = 20,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, each in new processes.")] = 3,
+    warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before them.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each runtime.")] = 2,
+) -> None:
+    """Measure every artefact that runs on this machine, side by side with the teacher.
+
+    Load time, first run, steady latency (median, p90, p99), frames per second and peak memory, each artefact in
+    a fresh process, runs interleaved so that ratios hold on a noisy machine. These are figures of this host: they
+    say nothing about a phone.
+    """
+    from handheld.runtime.bundle import read_bundle
+
+    opened = read_bundle(bundle)
+    profile_and_show(opened, out or Path(f"{bundle}-profile"), teacher, repeat, rounds, warmup, threads)
+
+
+def profile_and_show(bundle, out, teacher, repeat, rounds, warmup, threads):
+    """Measure a bundle, print the table, write JSON and page."""
+    import tempfile
+
+    from handheld.runtime.profile import profile, write_profile
+    from handheld.runtime.report import write_report
+    from handheld.runtime.session import SESSIONS
+    from handheld.runtime.verify import verify
+
+    from .console import out as stdout
+    from .console import status
+    from .progress import bar
+
+    out.mkdir(parents=True, exist_ok=True)
+    runnable = [a for a in bundle.artifacts if SESSIONS[a.runtime].unavailable() is None]
+    skipped = [a for a in bundle.artifacts if a not in runnable]
+    with tempfile.TemporaryDirectory(prefix="handheld-") as scratch:
+        subjects = _subjects(bundle, runnable, teacher, Path(scratch))
+        with bar("measuring") as update:
+            result = profile(
+                subjects, repeat=repeat, rounds=rounds, warmup=warmup, threads=threads, on_progress=update
+            )
+    with status("Verifying"):
+        verdicts = verify(bundle)
+    _show(result)
+    for artifact in skipped:
+        stdout.print(f"{artifact.name} was not measured: {SESSIONS[artifact.runtime].unavailable()}")
+    write_profile(result, out / "profile.json")
+    images, quality = _run_pictures(bundle)
+    write_report(
+        result, out / "index.html", title=bundle.manifest.name, images=images, verdicts=verdicts, quality=quality
+    )
+    stdout.print(f"Measured on this host; says nothing about a phone.\nPage: {out / 'index.html'}")
+    return result
+
+
+def _subjects(bundle, artifacts, with_teacher, scratch):
+    """The bundle's artefacts, and before them the teacher's decoder as torch.onnx exports it."""
+    from handheld.runtime.profile import Subject
+
+    subjects = [Subject(f"student, {a.name}", bundle, a) for a in artifacts]
+    origin = bundle.manifest.provenance.get("teacher")
+    if not (with_teacher and origin):
+        return subjects
+
+    from dataclasses import replace
+
+    import torch
+
+    from handheld.convert import TARGETS, export
+    from handheld.models.teachers import load_teacher
+
+    from .console import status
+
+    onnx = TARGETS["onnx"]
+    as_is = {name: replace(p, rewrites=()) for name, p in onnx.precisions.items()}
+    with status("Exporting the teacher's decoder for comparison"):
+        decoder = load_teacher(origin["name"], origin["source"]).decoder_module()
+        exported = export(
+            decoder,
+            torch.from_numpy(bundle.golden()[0]["latents"]),
+            scratch / "teacher",
+            targets=[replace(onnx, precisions=as_is)],
+            name=f"teacher {origin['name']}",
+            provenance={"source": "teacher", "teacher": origin},
+        )
+    return [Subject("teacher, onnx", exported, exported.artifacts[0], "teacher"), *subjects]
+
+
+def _run_pictures(bundle):
+    """Pictures and quality table of the run that the bundle was exported from, where it still is."""
+    provenance = bundle.manifest.provenance
+    folder = Path(provenance.get("run", ""))
+    pictures = (
+        ("Original, teacher and student on held-out clips", "frames.png"),
+        ("Losses", "plots/loss.png"),
+        ("Held-out PSNR", "plots/psnr.png"),
+    )
+    images = [(caption, folder / name) for caption, name in pictures if (folder / name).is_file()]
+    quality = {
+        f"{who}, held-out clips": {
+            "PSNR, dB": scores["psnr_db"],
+            "SSIM": scores["ssim"],
+            "PSNR min-max, dB": scores["psnr_minmax_db"],
+            "SSIM min-max": scores["ssim_minmax"],
+        }
+        for who, scores in provenance.get("metrics", {}).items()
+    }
+    return images, quality
+
+
+def _show(result):
+    from .console import size, table
+
+    def ms(ns):
+        return f"{ns / 1e6:.1f}"
+
+    rows = []
+    for m in result.subjects:
+        if m.latency is None:
+            rows.append([m.label, f"failed: {m.error}", *["–"] * 8])
+            continue
+        rows.append(
+            [
+                m.label,
+                ms(sorted(m.load_ns)[len(m.load_ns) // 2]),
+                ms(sorted(m.first_run_ns)[len(m.first_run_ns) // 2]),
+                ms(m.latency.median_ns),
+                ms(m.latency.p90_ns),
+                ms(m.latency.p99_ns),
+                f"{m.fps:.1f}",
+                "–" if m.peak_growth_bytes is None else size(m.peak_growth_bytes),
+                size(m.size_bytes),
+                f"{m.speedup.median_of_pairs:.2f}x" if m.speedup else "–",
+            ]
+        )
+    cpu = result.host.cpu_model or result.host.architecture
+    table(
+        f"{cpu}, {result.settings.threads} threads (ms; memory over the loaded runtime)",
+        ["", "load", "first", "median", "p90", "p99", "FPS", "peak memory", "file", "speed"],
+        rows,
+    )

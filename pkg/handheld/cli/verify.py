@@ -1,0 +1,65 @@
+"""handheld verify"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+EPILOG = "Example: [dim]handheld verify bundle && echo all artefacts agree[/dim]"
+
+
+def run(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.", show_default=False)],
+    only: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Artefact to verify; repeatable.", show_default="all"),
+    ] = None,
+) -> None:
+    """Check that every artefact computes what the model does.
+
+    Replays the bundle's golden tensors through each artefact that this machine can run, each in a process of its
+    own, and compares with the golden output under the artefact's stated tolerance. What cannot run here (Core ML
+    away from macOS) is named as not verified. Altered or truncated files fail by hash before they are loaded.
+    Exits with status 1 if any artefact fails, and 2 if none could be verified.
+    """
+    from handheld.runtime.bundle import read_bundle
+
+    verdicts = verify_and_show(read_bundle(bundle), only)
+    if any(v.status == "fail" for v in verdicts):
+        raise typer.Exit(1)
+    if not any(v.status == "pass" for v in verdicts):
+        raise typer.Exit(2)
+
+
+def verify_and_show(bundle, only=None):
+    """Verify a bundle, print the table and the reasons, and return the verdicts."""
+    from rich.text import Text
+
+    from handheld.runtime.verify import verify
+
+    from .console import out, status, table
+
+    with status("Verifying"):
+        verdicts = verify(bundle, only=only)
+    style = {"pass": "green", "fail": "bold red", "not verified": "yellow"}
+    table(
+        f"Verification of {bundle.path}",
+        ["artefact", "verdict", "max abs error", "allowed", "PSNR, dB", "runtime"],
+        [
+            [
+                v.artifact.name,
+                Text(v.status, style[v.status]),
+                "–" if v.max_abs_error is None else f"{v.max_abs_error:.2e}",
+                f"{v.tolerance.max_abs:.0e}",
+                "–" if v.psnr_db is None else f"{v.psnr_db:.1f}",
+                f"{v.artifact.runtime} {v.runtime_version or ''}".strip(),
+            ]
+            for v in verdicts
+        ],
+    )
+    for v in verdicts:
+        if v.reason:
+            out.print(f"{v.artifact.name}: {v.reason}")
+    return verdicts
