@@ -362,7 +362,7 @@ class BundleWriter:
         if not os.path.lexists(self._target):
             return
         if not self._overwrite:
-            raise BundleError(f"{self._target} exists. Choose another name, or allow it to be overwritten.")
+            raise BundleError(f"{self._target} exists. Choose another name, or pass overwrite (--overwrite).")
         is_folder = self._target.is_dir() and not self._target.is_symlink()
         if not is_folder or (any(self._target.iterdir()) and not (self._target / MANIFEST_NAME).is_file()):
             raise BundleError(f"{self._target} is not a bundle and is not overwritten. Choose another name.")

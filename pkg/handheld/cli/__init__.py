@@ -49,7 +49,7 @@ def _options(
 def main() -> None:
     """Entry point: a user's error is one message on stderr and exit status 1; a defect keeps its traceback."""
     try:
-        app()
+        app(prog_name="handheld")
     except KeyboardInterrupt:
         print("handheld: interrupted", file=sys.stderr)
         raise SystemExit(130) from None

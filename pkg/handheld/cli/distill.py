@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import err, say, table
+from .errors import CommandError
+
 EPILOG = (
     "Examples: [dim]handheld distill demo --videos clips --out runs/first[/dim]  ·  "
     "[dim]handheld distill --out runs/first --resume[/dim]"
@@ -44,15 +47,13 @@ def run(
     (safetensors and configuration), metrics as JSON lines, loss and PSNR plots, and a picture of original, teacher
     and student frames. Interrupt it whenever you like: --resume goes on where it was.
     """
-    from .console import out as stdout
-    from .errors import CommandError
 
     if list_recipes:
         from handheld.distill import shipped_recipes
 
         for name, path in shipped_recipes().items():
             first = path.read_text().splitlines()[0].lstrip("# ")
-            stdout.print(f"[bold]{name}[/bold]  {first}")
+            say(f"{name}: {first}")
         return
     if recipe is None and not resume:
         raise CommandError("Give a recipe: a YAML file or a shipped one (handheld distill --list), or --resume.")
@@ -62,15 +63,12 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     folder = distil_and_show(recipe, out, videos, resume)
-    stdout.print(f"Next: handheld export {folder} --target ios --target android --target onnx --out bundle")
+    say(f"Next: handheld export {folder} --target ios --target android --target onnx --out bundle")
 
 
 def distil_and_show(recipe, out, videos, resume):
     """Distil behind a progress bar, print the scores, and return the run folder."""
     from handheld.distill import RichProgress, distill
-
-    from .console import err, table
-    from .console import out as stdout
 
     with RichProgress(err) as progress:
         summary = distill(recipe, out, videos=videos, resume=resume, progress=progress)
@@ -88,7 +86,7 @@ def distil_and_show(recipe, out, videos, resume):
             for who, scores in (("teacher", summary.teacher), ("student", summary.student))
         ],
     )
-    stdout.print(
+    say(
         "Plain PSNR is on [0, 1]; min-max is the convention of the released metric code.\n"
         f"Run folder: {summary.folder} (student/, plots/, frames.png, metrics.jsonl)"
     )

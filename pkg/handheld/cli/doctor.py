@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .console import say, size, table
+
 EPILOG = "Exits with status 1 if no target can be exported or no runtime can verify one."
 
 
@@ -19,8 +21,6 @@ def run() -> None:
     from handheld.models.teachers import TEACHERS
     from handheld.runtime.session import SESSIONS
 
-    from .console import out, size, table
-
     def version(package: str) -> str:
         try:
             return importlib.metadata.version(package)
@@ -28,8 +28,8 @@ def run() -> None:
             return "missing"
 
     yes, no = Text("yes", "green"), Text("no", "red")
-    out.print(f"handheld {version('handheld')}, Python {platform.python_version()}, {platform.platform()}")
-    out.print(f"{sys.executable}")
+    say(f"handheld {version('handheld')}, Python {platform.python_version()}, {platform.platform()}")
+    say(f"{sys.executable}")
     packages = [
         "torch",
         "diffusers",
@@ -61,9 +61,9 @@ def run() -> None:
         "xcrun": "building for and reaching an iPhone, on macOS (planned)",
     }
     table("Tools", ["tool", "found", "for"], [[t, shutil.which(t) or "no", what] for t, what in tools.items()])
-    out.print(f"Free disk here: {size(shutil.disk_usage('.').free)}")
+    say(f"Free disk here: {size(shutil.disk_usage('.').free)}")
     for hint in hints:
-        out.print(hint)
+        say(hint)
     exports = any(not target.missing() for target in TARGETS.values())
     if not exports or not any(s.unavailable() is None for s in SESSIONS.values()):
         raise typer.Exit(1)

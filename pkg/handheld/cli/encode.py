@@ -7,6 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import say
+from .errors import CommandError
+from .progress import bar
+
 EPILOG = (
     "Example: [dim]handheld encode clip.mp4 --for bundle -o latents.safetensors[/dim], then "
     "[dim]handheld decode bundle latents.safetensors -o out.mp4[/dim]"
@@ -57,9 +61,6 @@ def run(
     from handheld.models.teachers import load_teacher
     from handheld.runtime.bundle import read_bundle
 
-    from .console import out as stdout
-    from .progress import bar
-
     shape = (9, 256, 256)
     if like is not None:
         bundle = read_bundle(like)
@@ -75,8 +76,6 @@ def run(
     pictures, fps = read_video(video, rows, columns, count * clips)
     whole = len(pictures) // count
     if not whole:
-        from .errors import CommandError
-
         raise CommandError(f"{video} has {len(pictures)} frames; one clip is {count}. Give fewer --frames.")
     latents = []
     with bar("encoding") as update:
@@ -86,11 +85,9 @@ def run(
             update(i + 1, whole, f"clip {i + 1}")
     written = np.concatenate(latents)
     write_latents(out, written, {"teacher": name, "source": loaded.source, "fps": f"{fps:g}", "video": video.name})
-    stdout.print(
-        f"{out}: {whole} clips of {count} frames, latents {'x'.join(map(str, written.shape))}, {fps:g} fps"
-    )
+    say(f"{out}: {whole} clips of {count} frames, latents {'x'.join(map(str, written.shape))}, {fps:g} fps")
     if left := len(pictures) - whole * count:
-        stdout.print(f"The last {left} frames make no whole clip and were left out.")
+        say(f"The last {left} frames make no whole clip and were left out.")
 
 
 def read_video(path: Path, height: int, width: int, most: int):

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import note, say, size, status, table
+
 EPILOG = (
     "Examples: [dim]handheld export runs/first --target ios --target android --out bundle[/dim]  ·  "
     "[dim]handheld export ltx --target onnx --height 256 --width 256 --frames 9[/dim]"
@@ -70,8 +72,6 @@ def run(
     """
     from handheld.convert import resolve_targets
 
-    from .console import status
-
     targets = resolve_targets(target, precision)
     from handheld.sources import open_source
 
@@ -86,12 +86,9 @@ def export_and_show(opened, latents, origin, targets, precision, out, overwrite)
     """Export a source, show what was done, and return the bundle."""
     from handheld.convert import export
 
-    from .console import err, size, status, table
-    from .console import out as stdout
-
     n, c, t, h, w = latents.shape
     spec = opened.spec
-    err.print(
+    note(
         f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
         f"{h * spec.spatial}x{w * spec.spatial}, {precision}; golden input: {origin}"
     )
@@ -100,7 +97,7 @@ def export_and_show(opened, latents, origin, targets, precision, out, overwrite)
         def show(step):
             text = f"{step.target + ': ' if step.target else ''}{step.doing}"
             if spinner is None:
-                err.print(f"  {text}")
+                note(f"  {text}")
             else:
                 spinner.update(text)
 
@@ -133,9 +130,9 @@ def export_and_show(opened, latents, origin, targets, precision, out, overwrite)
     )
     for artifact in bundle.artifacts:
         done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
-        stdout.print(f"{artifact.name}: {done}")
+        say(f"{artifact.name}: {done}")
         for record in artifact.rewrites:
             for refusal in record.refused:
-                stdout.print(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
-    stdout.print(f"Next: handheld verify {bundle.path}")
+                say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
+    say(f"Next: handheld verify {bundle.path}")
     return bundle

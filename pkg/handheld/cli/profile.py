@@ -7,6 +7,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import say, size, status, table
+from .progress import bar
+
 EPILOG = (
     "Example: [dim]handheld profile bundle --out report[/dim]  (writes report/profile.json and report/index.html)"
 )
@@ -47,10 +50,6 @@ def profile_and_show(bundle, out, teacher, repeat, rounds, warmup, threads):
     from handheld.runtime.session import SESSIONS
     from handheld.runtime.verify import verify
 
-    from .console import out as stdout
-    from .console import status
-    from .progress import bar
-
     out.mkdir(parents=True, exist_ok=True)
     runnable = [a for a in bundle.artifacts if SESSIONS[a.runtime].unavailable() is None]
     skipped = [a for a in bundle.artifacts if a not in runnable]
@@ -64,13 +63,13 @@ def profile_and_show(bundle, out, teacher, repeat, rounds, warmup, threads):
         verdicts = verify(bundle)
     _show(result)
     for artifact in skipped:
-        stdout.print(f"{artifact.name} was not measured: {SESSIONS[artifact.runtime].unavailable()}")
+        say(f"{artifact.name} was not measured: {SESSIONS[artifact.runtime].unavailable()}")
     write_profile(result, out / "profile.json")
     images, quality = _run_pictures(bundle)
     write_report(
         result, out / "index.html", title=bundle.manifest.name, images=images, verdicts=verdicts, quality=quality
     )
-    stdout.print(f"Measured on this host; says nothing about a phone.\nPage: {out / 'index.html'}")
+    say(f"Measured on this host; says nothing about a phone.\nPage: {out / 'index.html'}")
     return result
 
 
@@ -89,8 +88,6 @@ def _subjects(bundle, artifacts, with_teacher, scratch):
 
     from handheld.convert import TARGETS, export
     from handheld.models.teachers import load_teacher
-
-    from .console import status
 
     onnx = TARGETS["onnx"]
     as_is = {name: replace(p, rewrites=()) for name, p in onnx.precisions.items()}
@@ -130,7 +127,6 @@ def _run_pictures(bundle):
 
 
 def _show(result):
-    from .console import size, table
 
     def ms(ns):
         return f"{ns / 1e6:.1f}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+from .console import err
+
 
 @contextlib.contextmanager
 def bar(name: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yields the function to report to."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from .console import err
 
     columns = (
         TextColumn("{task.description}"),

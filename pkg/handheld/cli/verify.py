@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from .console import say, status, table
+
 EPILOG = "Example: [dim]handheld verify bundle && echo all artefacts agree[/dim]"
 
 
@@ -39,8 +41,6 @@ def verify_and_show(bundle, only=None):
 
     from handheld.runtime.verify import verify
 
-    from .console import out, status, table
-
     with status("Verifying"):
         verdicts = verify(bundle, only=only)
     style = {"pass": "green", "fail": "bold red", "not verified": "yellow"}
@@ -61,5 +61,5 @@ def verify_and_show(bundle, only=None):
     )
     for v in verdicts:
         if v.reason:
-            out.print(f"{v.artifact.name}: {v.reason}")
+            say(f"{v.artifact.name}: {v.reason}")
     return verdicts

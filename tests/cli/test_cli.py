@@ -1,0 +1,267 @@
+"""The command line as users meet it: the whole way on a real clip, help, and one clear message per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from handheld.cli import main
+
+COMMANDS = ("distill", "export", "verify", "profile", "encode", "decode", "demo", "doctor")
+
+RECIPE = """
+teacher: {name: embedded}
+student: {preset: tiny}
+data: {held_out: 0.25, held_out_clips: 1, frames: 3, crop: 32}
+loss: {l1: 1.0}
+optim: {steps: 2, lr: 1.0e-3}
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def handheld(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["handheld", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        text = capfd.readouterr()
+        return status, text.out, text.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clip of 24 frames of 64x48: a bright square that moves over a gradient."""
+    import av
+
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(24):
+            picture = np.zeros((48, 64, 3), np.uint8)
+            picture[..., 0] = np.linspace(0, 200, 64, dtype=np.uint8)
+            picture[10:26, index : index + 16] = 250
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX bundle of the tiny preset with random weights, for 3 frames of 32x32."""
+    path = tmp_path_factory.mktemp("bundles") / "bundle"
+    size = ["--height", "32", "--width", "32", "--frames", "3"]
+    command = [sys.executable, "-m", "handheld.cli", "export", "tiny", "-t", "onnx", *size, "-o", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    return path
+
+
+def test_the_whole_way_from_a_video_to_a_decoded_video(handheld: Run, video: Path, tmp_path: Path) -> None:
+    import av
+
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    run, made = tmp_path / "run", tmp_path / "bundle"
+    status, text, _ = handheld("distill", tmp_path / "recipe.yaml", "--videos", video, "-o", run)
+    assert status == 0
+    assert "teacher" in text
+    assert "student" in text
+    assert f"handheld export {run}" in text
+
+    status, text, _ = handheld("export", run, "-t", "onnx", "-o", made)
+    assert status == 0
+    assert "onnx/decoder.onnx" in text
+    manifest = json.loads((made / "manifest.json").read_text())
+    assert manifest["provenance"]["teacher"]["name"] == "embedded"
+    assert manifest["provenance"]["golden_latents"] == "a held-out clip of the run"
+
+    status, text, _ = handheld("verify", made)
+    assert status == 0
+    assert "pass" in text
+
+    status, text, _ = handheld("profile", made, "-o", tmp_path / "report", "--repeat", 2, "--rounds", 1)
+    assert status == 0
+    assert "says nothing about a phone" in text
+    profile = json.loads((tmp_path / "report" / "profile.json").read_text())
+    assert [s["role"] for s in profile["subjects"]] == ["teacher", "student"]
+    assert all(len(s["latency_ns"][0]) == 2 for s in profile["subjects"])
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "data:image/png;base64" in page
+
+    status, text, _ = handheld("encode", video, "--for", made, "-o", tmp_path / "latents.safetensors")
+    assert status == 0
+    assert "8 clips of 3 frames" in text
+    status, text, _ = handheld("decode", made, tmp_path / "latents.safetensors", "-o", tmp_path / "out.mp4")
+    assert status == 0
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 24
+    assert (frames[0].height, frames[0].width) == (32, 32)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_or_an_exit_status(handheld: Run, command: str) -> None:
+    status, text, _ = handheld(command, "--help")
+    assert status == 0
+    assert "Usage: handheld" in text
+    assert "Example" in text or "status 1" in text
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, handheld.cli\n"
+        "sys.argv = ['handheld', '--help']\n"
+        "try: handheld.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'diffusers', 'onnxruntime', 'executorch', 'coremltools', 'matplotlib', 'av'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in shown
+    assert all(f" {command} " in shown for command in COMMANDS)
+
+
+def test_doctor_names_every_target_and_what_cannot_run_here(handheld: Run) -> None:
+    status, text, _ = handheld("doctor")
+    assert status == 0
+    assert all(name in text for name in ("ios", "android", "onnx", "embedded", "cogvideox"))
+    if sys.platform != "darwin":
+        assert "Core ML runs on macOS only" in text
+
+
+def test_recipes_are_listed(handheld: Run) -> None:
+    status, text, _ = handheld("distill", "--list")
+    assert status == 0
+    assert all(name in text for name in ("demo", "turbo_vaed_ltx", "turbo_vaed_hunyuan"))
+
+
+def test_an_altered_artefact_fails_by_hash(handheld: Run, bundle: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle, copy)
+    model = copy / "onnx" / "decoder.onnx"
+    body = bytearray(model.read_bytes())
+    body[len(body) // 2] ^= 1
+    model.write_bytes(body)
+    status, text, _ = handheld("verify", copy)
+    assert status == 1
+    assert "fail" in text
+    assert "hash" in text.lower() or "sha" in text.lower()
+
+
+def _text_as_video(tmp: Path, bundle: Path) -> list:
+    (tmp / "clip.mp4").write_text("not a video")
+    return ["distill", "demo", "--videos", tmp / "clip.mp4", "-o", tmp / "run"]
+
+
+def _two_typos(tmp: Path, bundle: Path) -> list:
+    (tmp / "recipe.yaml").write_text(RECIPE.replace("steps", "stps").replace("preset", "prest"))
+    return ["distill", tmp / "recipe.yaml", "-o", tmp / "run"]
+
+
+def _wrong_channels(tmp: Path, bundle: Path) -> list:
+    save_file({"latents": np.zeros((1, 16, 2, 4, 4), np.float32)}, tmp / "latents.safetensors")
+    return ["decode", bundle, tmp / "latents.safetensors", "-o", tmp / "out.mp4"]
+
+
+def _corrupt_latents(tmp: Path, bundle: Path) -> list:
+    (tmp / "latents.safetensors").write_bytes(b"\x00" * 100)
+    return ["decode", bundle, tmp / "latents.safetensors", "-o", tmp / "out.mp4"]
+
+
+def _corrupt_checkpoint(tmp: Path, bundle: Path) -> list:
+    (tmp / "weights.safetensors").write_bytes(b"\xff" * 100)
+    return ["export", tmp / "weights.safetensors", "--config", "tiny", "-t", "onnx", "-o", tmp / "made"]
+
+
+def _unwritable_output(tmp: Path, bundle: Path) -> list:
+    (tmp / "file").write_text("in the way")
+    return ["export", "tiny", "-t", "onnx", "-o", tmp / "file" / "made"]
+
+
+def _unwritable_run(tmp: Path, bundle: Path) -> list:
+    (tmp / "file").write_text("in the way")
+    (tmp / "recipe.yaml").write_text(RECIPE)
+    return ["distill", tmp / "recipe.yaml", "--videos", tmp, "-o", tmp / "file" / "run"]
+
+
+def _existing_bundle(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "-t", "onnx", "-o", bundle]
+
+
+def _no_recipe(tmp: Path, bundle: Path) -> list:
+    return ["distill", "-o", tmp / "run"]
+
+
+def _not_a_run(tmp: Path, bundle: Path) -> list:
+    return ["export", tmp, "-t", "onnx", "-o", tmp / "made"]
+
+
+def _impossible_size(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "-t", "onnx", "--height", 33, "--frames", 4, "-o", tmp / "made"]
+
+
+def _text_to_encode(tmp: Path, bundle: Path) -> list:
+    (tmp / "clip.mp4").write_text("not a video")
+    return ["encode", tmp / "clip.mp4", "--for", bundle, "-o", tmp / "latents.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "parts"),
+    [
+        (_text_as_video, ["clip.mp4", "No video"]),
+        (_two_typos, ["stps", "prest", "recipe.yaml:3", "recipe.yaml:6"]),
+        (_wrong_channels, ["16x2x4x4", "48x2x4x4"]),
+        (_corrupt_latents, ["latents.safetensors", "not a whole safetensors file"]),
+        (_corrupt_checkpoint, ["weights.safetensors", "corrupt"]),
+        (_unwritable_output, ["cannot be written"]),
+        (_unwritable_run, ["file"]),
+        (_existing_bundle, ["exists", "overwrite"]),
+        (_no_recipe, ["Give a recipe"]),
+        (_not_a_run, ["config.json"]),
+        (_impossible_size, ["height=33", "nearest: 32 and 40", "frames=4", "nearest: 3 and 5"]),
+        (_text_to_encode, ["clip.mp4", "not a video"]),
+    ],
+)
+def test_a_mistake_gets_one_clear_message_and_leaves_nothing(
+    mistake, parts: list[str], handheld: Run, bundle: Path, tmp_path: Path
+) -> None:
+    command = mistake(tmp_path, bundle)
+    before = sorted(p for p in tmp_path.rglob("*"))
+    status, _, text = handheld(*command)
+    assert status == 1
+    assert "Traceback" not in text
+    assert text.count("handheld: ") == 1
+    for part in parts:
+        assert part in text
+    left = [p for p in tmp_path.rglob("*") if p not in before and p.is_file()]
+    assert left == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_killed_export_leaves_nothing_that_looks_whole(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "handheld.cli", "export", "tiny", "-t", "onnx", "-o", str(tmp_path / "made")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        for line in process.stderr:
+            if "lowering" in line:
+                process.kill()
+                break
+    assert not (tmp_path / "made").exists()
