@@ -11,3 +11,7 @@ class RecipeError(DistillError):
 
 class DataError(DistillError):
     """A video, a folder of videos or a cache that cannot be used."""
+
+
+class DistillInterrupted(DistillError):
+    """A distillation that was asked to stop, and did so after saving a checkpoint."""

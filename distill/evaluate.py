@@ -1,0 +1,84 @@
+"""Held-out clips: what the teacher makes of them once, and what the student makes of them whenever it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from handheld.models import TurboVAEDecoder
+
+from .data import Clip, ClipRule, Split, cut, spread, to_frames, to_pixels
+from .metrics import Scores, mean, score
+
+if TYPE_CHECKING:
+    from handheld.models.teachers import Teacher
+
+# Held-out clips whose pixels go into the run folder.
+SAMPLES = 8
+
+
+class HeldOut:
+    """Fixed held-out clips with the teacher's latents and scores.
+
+    Args:
+        teacher: encodes and decodes every clip once, here.
+        split: where the clips come from.
+        rule: their size.
+        limit: at most so many clips.
+        on_clip: called with (done, total).
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        split: Split,
+        rule: ClipRule,
+        limit: int,
+        device: torch.device,
+        on_clip: Callable[[int, int], None],
+    ) -> None:
+        self.split, self.rule, self.device = split, rule, device
+        self.clips = spread(split.footage, split.held_out, rule, limit)
+        count = min(SAMPLES, len(self.clips))
+        self.samples = [(index * len(self.clips)) // count for index in range(count)]
+        self.latents: list[Tensor] = []
+        self._teacher_samples: list[Tensor] = []
+        scores = []
+        for index, clip in enumerate(self.clips):
+            on_clip(index, len(self.clips))
+            frames = self._frames(clip)
+            self.latents.append(teacher.encode(frames))
+            decoded = teacher.decode(self.latents[-1])
+            scores.append(score(decoded, frames))
+            if index in self.samples:
+                self._teacher_samples.append(to_pixels(decoded).cpu())
+        on_clip(len(self.clips), len(self.clips))
+        self.teacher_scores = mean(scores)
+
+    @torch.no_grad()
+    def score(self, student: TurboVAEDecoder) -> Scores:
+        """Scores of a student, averaged over the clips."""
+        return mean(
+            [score(student(z), self._frames(clip)) for z, clip in zip(self.latents, self.clips, strict=True)]
+        )
+
+    @torch.no_grad()
+    def render(self, student: TurboVAEDecoder) -> dict[str, Tensor]:
+        """Up to `SAMPLES` clips: `latents` (N, C, T', H', W') and uint8 (N, 3, T, H, W) `frames`, `teacher_frames`
+        and `student_frames`."""
+        latents = torch.cat([self.latents[index] for index in self.samples])
+        return {
+            "latents": latents.float().cpu(),
+            "frames": torch.stack([self._pixels(self.clips[index]) for index in self.samples]),
+            "teacher_frames": torch.cat(self._teacher_samples),
+            "student_frames": torch.cat([to_pixels(student(z[None])).cpu() for z in latents]),
+        }
+
+    def _pixels(self, clip: Clip) -> Tensor:
+        return cut(self.split.footage, clip, frames=self.rule.frames, crop=self.rule.crop)
+
+    def _frames(self, clip: Clip) -> Tensor:
+        return to_frames(self._pixels(clip).to(self.device))[None]
