@@ -201,8 +201,8 @@ PRESETS: dict[str, TurboVAEDConfig] = {
     # For the embedded teacher: the released structure in small. The low-resolution half is depthwise.
     "tiny": TurboVAEDConfig(
         latent_channels=48,
-        decoder_block_out_channels=(64, 96),
-        decoder_layers_per_block=(2, 1, 2),
+        decoder_block_out_channels=(64, 64),
+        decoder_layers_per_block=(1, 1, 2),
         decoder_spatio_temporal_scaling=(True, False),
         decoder_spatio_only=(False, False),
         decoder_is_dw_conv=(False, True, True),

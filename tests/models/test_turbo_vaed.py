@@ -109,7 +109,7 @@ def test_features_have_the_documented_taps_and_end_in_the_same_frames(tiny: Turb
     latents = torch.randn(1, 48, 2, 2, 2)
     frames, features = tiny.decode_with_features(latents)
     assert list(features) == ["mid_block", "up_block_0", "up_block_1"]
-    assert features["mid_block"].shape == (1, 96, 2, 2, 2)
+    assert features["mid_block"].shape == (1, 64, 2, 2, 2)
     assert features["up_block_1"].shape == (1, 64, 3, 4, 4)
     assert torch.equal(frames, tiny(latents))
 
@@ -190,7 +190,7 @@ def test_missing_unmatched_and_misshapen_weights_are_all_listed(tiny: TurboVAEDe
     message = str(caught.value)
     assert "missing (1): conv_out.conv.bias" in message
     assert "unmatched (1): conv_extra.weight" in message
-    assert "conv_in.conv.bias (7,) instead of (96,)" in message
+    assert "conv_in.conv.bias (7,) instead of (64,)" in message
 
 
 def test_corrupt_and_pickled_files_are_refused(tmp_path: Path) -> None:
