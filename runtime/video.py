@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def write_video(clips: Iterable[np.ndarray], path: str | os.PathLike[str], fps: 
     count = 0
     try:
         with av.open(temporary, "w") as container:
-            stream = container.add_stream(CODECS[target.suffix.lower()], Fraction(fps).limit_denominator(1001))
+            stream: Any = container.add_stream(CODECS[target.suffix.lower()], Fraction(fps).limit_denominator(1001))
             # Nearly lossless: what is to be seen is the decoder's work, not the codec's.
             stream.options = {"crf": "12"}
             stream.pix_fmt = "yuv420p"

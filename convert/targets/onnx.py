@@ -44,6 +44,7 @@ def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) ->
             input_names=["latents"],
             output_names=["frames"],
         )
+        assert program is not None  # dynamo=True always returns one
         program.save(path, external_data=False)
     dtype = "float16" if precision == "fp16" else "float32"
     opset = program.model.opset_imports[""]

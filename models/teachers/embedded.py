@@ -12,7 +12,7 @@ TEACHER = TeacherInfo(
     name="embedded",
     diffusers_class="AutoencoderKLLTXVideo",
     default_source=Path(__file__).parent / "embedded_weights",
-    licence="that of handheld; the model card beside the weights lists the clips it was trained on",
+    licence="Apache-2.0, as handheld; the model card beside the weights lists the clips it was trained on",
     licence_url=None,
     spec=LatentSpec(channels=48, spatial=8, temporal=2),
     scaling="none",

@@ -5,6 +5,8 @@ Source: arXiv 2508.09136 and hustvl/Turbo-VAED at 9268488.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -145,7 +147,7 @@ class FrameUpsampler(nn.Module):
 class MidBlock(nn.Module):
     """ResNet blocks at the latents' resolution."""
 
-    def __init__(self, channels: int, layers: int, **block: object) -> None:
+    def __init__(self, channels: int, layers: int, **block: Any) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, **block) for _ in range(layers))
 
@@ -168,7 +170,7 @@ class UpBlock(nn.Module):
         spatial_only: bool,
         keep_first: bool,
         causal: bool,
-        **block: object,
+        **block: Any,
     ) -> None:
         super().__init__()
         if in_channels != out_channels:

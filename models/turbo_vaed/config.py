@@ -168,7 +168,7 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-_WIDE = dict(
+_WIDE: dict[str, Any] = dict(
     decoder_block_out_channels=(16, 32, 256, 512),
     decoder_layers_per_block=(5, 4, 4, 4, 5),
     decoder_spatio_only=(True, False, False, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class TurboVAEDecoder(nn.Module):
         scales = config.decoder_spatio_temporal_scaling[::-1]
         spatial_only = config.decoder_spatio_only[::-1]
 
-        def conv(stage: int) -> dict[str, object]:
+        def conv(stage: int) -> dict[str, Any]:
             kernel = config.decoder_dw_kernel_size if depthwise[stage] else 3
             return dict(depthwise=depthwise[stage], kernel=kernel, eps=config.resnet_norm_eps, causal=causal)
 

@@ -157,17 +157,18 @@ def _trainer_with_ema(state):
     return {**_trainer(zeros), "ema_state_dict": _autoencoder(state)}
 
 
-@pytest.mark.parametrize("layout", [_bare, _autoencoder, _trainer, _trainer_with_ema])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".ckpt"])
+@pytest.mark.parametrize(
+    ("layout", "suffix"),
+    [
+        *((layout, suffix) for layout in (_bare, _autoencoder) for suffix in (".safetensors", ".pth", ".ckpt")),
+        # Nested dicts, which safetensors does not hold.
+        *((layout, suffix) for layout in (_trainer, _trainer_with_ema) for suffix in (".pth", ".ckpt")),
+    ],
+)
 def test_released_checkpoint_layouts_load(layout, suffix: str, tiny: TurboVAEDecoder, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
     body = layout(tiny.state_dict())
-    if suffix != ".safetensors":
-        torch.save(body, path)
-    elif all(isinstance(value, torch.Tensor) for value in body.values()):
-        save_file(body, path)
-    else:
-        pytest.skip("safetensors holds no nested dicts")
+    (save_file if suffix == ".safetensors" else torch.save)(body, path)
     loaded = TurboVAEDecoder.from_pretrained(path, config="tiny")
     latents = torch.randn(1, 48, 1, 2, 2)
     assert torch.equal(loaded.decode(latents), tiny.decode(latents))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -31,11 +32,12 @@ def paragraphs(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column is left-aligned, numbers to the right."""
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Print a table; columns of figures are aligned to the right."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        figures = all(str(row[index])[:1] in "0123456789-–" for row in rows)
+        grid.add_column(column, justify="right" if figures else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     # Figures are worth more than a border: on a narrow terminal or in a pipe, lines may be longer than it.
@@ -44,7 +46,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 @contextlib.contextmanager
-def status(text: str) -> Iterator[object]:
+def status(text: str) -> Iterator[Any]:
     """A spinner on a terminal; one line elsewhere."""
     if err.is_terminal:
         with err.status(text) as spinner:

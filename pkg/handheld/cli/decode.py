@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import say
 from .progress import bar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EPILOG = "Example: [dim]handheld decode bundle latents.safetensors -o out.mp4 --artifact android[/dim]"
 
@@ -42,9 +46,10 @@ def run(
         chosen = opened.artifact(artifact)
     else:
         reasons = {a.name: SESSIONS[a.runtime].unavailable() for a in opened.artifacts}
-        chosen = next((a for a in opened.artifacts if reasons[a.name] is None), None)
-        if chosen is None:
+        runnable = [a for a in opened.artifacts if reasons[a.name] is None]
+        if not runnable:
             raise RuntimeMissing(f"No artefact of {bundle} runs here: " + "; ".join(map(str, reasons.values())))
+        chosen = runnable[0]
     values, origin = read_latents(latents)
     given = opened.manifest.inputs[0]
     if values.shape[1:] != given.shape[1:]:
@@ -56,7 +61,7 @@ def run(
     rate = fps or float(origin.get("fps", 25))
     with open_session(opened, chosen, threads) as session, bar("decoding") as update:
 
-        def clips():
+        def clips() -> Iterator[np.ndarray]:
             for i, clip in enumerate(values):
                 frames = session.run({given.name: clip[None]})[opened.manifest.outputs[0].name]
                 update(i + 1, len(values), f"clip {i + 1}")

@@ -35,7 +35,7 @@ def run(
     from dataclasses import replace
 
     from handheld.convert import TARGETS, resolve_targets
-    from handheld.distill import parse_recipe
+    from handheld.distill import Recipe, parse_recipe
     from handheld.sources import open_source
 
     from . import decode, distill, encode
@@ -48,7 +48,7 @@ def run(
     run_folder, bundle = out / "run", out / "bundle"
 
     err.rule("1 of 5: distil")
-    recipe = parse_recipe("demo")
+    recipe: Recipe = parse_recipe("demo")
     if steps:
         recipe = replace(
             recipe, optim=replace(recipe.optim, steps=steps, warmup_steps=min(steps, recipe.optim.warmup_steps))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import err, say, table
 from .errors import CommandError
+
+if TYPE_CHECKING:
+    from handheld.distill import Recipe
 
 EPILOG = (
     "Examples: [dim]handheld distill demo --videos clips --out runs/first[/dim]  ·  "
@@ -66,7 +70,7 @@ def run(
     say(f"Next: handheld export {folder} --target ios --target android --target onnx --out bundle")
 
 
-def distil_and_show(recipe, out, videos, resume):
+def distil_and_show(recipe: Recipe | str | None, out: Path, videos: Sequence[Path] | None, resume: bool) -> Path:
     """Distil behind a progress bar, print the scores, and return the run folder."""
     from handheld.distill import RichProgress, distill
 

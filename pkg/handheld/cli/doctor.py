@@ -39,7 +39,8 @@ def run() -> None:
     ]
     table("Packages", ["package", "version"], [[p, version(p)] for p in packages])
 
-    rows, hints = [], []
+    rows: list[list[str | Text]] = []
+    hints = []
     for target in TARGETS.values():
         missing = target.missing()
         unavailable = SESSIONS[target.runtime].unavailable()
@@ -57,8 +58,8 @@ def run() -> None:
     table("Teachers", ["teacher", "frames", "compression", "licence of the weights"], rows)
 
     tools = {
-        "adb": "reaching an Android phone (planned)",
-        "xcrun": "building for and reaching an iPhone, on macOS (planned)",
+        "adb": "copying a bundle to an Android phone",
+        "xcrun": "building an app for an iPhone, on macOS",
     }
     table("Tools", ["tool", "found", "for"], [[t, shutil.which(t) or "no", what] for t, what in tools.items()])
     say(f"Free disk here: {size(shutil.disk_usage('.').free)}")

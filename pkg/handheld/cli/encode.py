@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import say
 from .errors import CommandError
 from .progress import bar
+
+if TYPE_CHECKING:
+    import numpy as np
 
 EPILOG = (
     "Example: [dim]handheld encode clip.mp4 --for bundle -o latents.safetensors[/dim], then "
@@ -61,7 +64,7 @@ def run(
     from handheld.models.teachers import load_teacher
     from handheld.runtime.bundle import read_bundle
 
-    shape = (9, 256, 256)
+    shape: tuple[int, ...] = (9, 256, 256)
     if like is not None:
         bundle = read_bundle(like)
         shape = bundle.manifest.outputs[0].shape[2:]
@@ -90,7 +93,7 @@ def run(
         say(f"The last {left} frames make no whole clip and were left out.")
 
 
-def read_video(path: Path, height: int, width: int, most: int):
+def read_video(path: Path, height: int, width: int, most: int) -> tuple[np.ndarray, float]:
     """Up to `most` frames, scaled to cover and cropped at the centre: uint8 (T, height, width, 3), and fps.
 
     Raises DataError for a file that is no readable video.

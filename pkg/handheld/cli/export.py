@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import note, say, size, status, table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from handheld.convert import Step
+    from handheld.convert.target import Target
+    from handheld.runtime.bundle import Bundle
+    from handheld.sources import Source
 
 EPILOG = (
     "Examples: [dim]handheld export runs/first --target ios --target android --out bundle[/dim]  ·  "
@@ -82,7 +91,15 @@ def run(
     export_and_show(opened, latents, origin, targets, precision, bundle, overwrite)
 
 
-def export_and_show(opened, latents, origin, targets, precision, out, overwrite):
+def export_and_show(
+    opened: Source,
+    latents: Tensor,
+    origin: str,
+    targets: Sequence[Target],
+    precision: str,
+    out: Path,
+    overwrite: bool,
+) -> Bundle:
     """Export a source, show what was done, and return the bundle."""
     from handheld.convert import export
 
@@ -94,7 +111,7 @@ def export_and_show(opened, latents, origin, targets, precision, out, overwrite)
     )
     with status("Exporting") as spinner:
 
-        def show(step):
+        def show(step: Step) -> None:
             text = f"{step.target + ': ' if step.target else ''}{step.doing}"
             if spinner is None:
                 note(f"  {text}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import say, size, status, table
 from .progress import bar
+
+if TYPE_CHECKING:
+    from handheld.runtime.bundle import Artifact, Bundle
+    from handheld.runtime.profile import Profile, Subject
 
 EPILOG = (
     "Example: [dim]handheld profile bundle --out report[/dim]  (writes report/profile.json and report/index.html)"
@@ -41,7 +46,9 @@ def run(
     profile_and_show(opened, out or Path(f"{bundle}-profile"), teacher, repeat, rounds, warmup, threads)
 
 
-def profile_and_show(bundle, out, teacher, repeat, rounds, warmup, threads):
+def profile_and_show(
+    bundle: Bundle, out: Path, teacher: bool, repeat: int, rounds: int, warmup: int, threads: int
+) -> Profile:
     """Measure a bundle, print the table, write JSON and page."""
     import tempfile
 
@@ -73,7 +80,7 @@ def profile_and_show(bundle, out, teacher, repeat, rounds, warmup, threads):
     return result
 
 
-def _subjects(bundle, artifacts, with_teacher, scratch):
+def _subjects(bundle: Bundle, artifacts: Sequence[Artifact], with_teacher: bool, scratch: Path) -> list[Subject]:
     """The bundle's artefacts, and before them the teacher's decoder as torch.onnx exports it."""
     from handheld.runtime.profile import Subject
 
@@ -104,7 +111,7 @@ def _subjects(bundle, artifacts, with_teacher, scratch):
     return [Subject("teacher, onnx", exported, exported.artifacts[0], "teacher"), *subjects]
 
 
-def _run_pictures(bundle):
+def _run_pictures(bundle: Bundle) -> tuple[list[tuple[str, Path]], dict[str, dict[str, float]]]:
     """Pictures and quality table of the run that the bundle was exported from, where it still is."""
     provenance = bundle.manifest.provenance
     folder = Path(provenance.get("run", ""))
@@ -126,9 +133,9 @@ def _run_pictures(bundle):
     return images, quality
 
 
-def _show(result):
+def _show(result: Profile) -> None:
 
-    def ms(ns):
+    def ms(ns: float) -> str:
         return f"{ns / 1e6:.1f}"
 
     rows = []
