@@ -1,8 +1,9 @@
 # `make demo` and `make test` set everything up on first use; running them again does no set-up.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test test-slow lint setup clean help
 
@@ -18,12 +19,12 @@ setup: $(STAMP)
 # The stamp is written last, so an interrupted install is taken up again.
 # torch comes first: where a CPU build is served it is taken, elsewhere the registry's default build.
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or set PYTHON=/path/to/python"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "torch==2.13.0+cpu" 2>/dev/null \
-	  || $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev]"
-	touch $@
+	@command -v "$(PYTHON)" >/dev/null || { echo "Python 3.11 not found: install it, or set PYTHON=/path/to/python"; exit 1; }
+	@echo "Setting up $(VENV), once; this takes some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) "torch==2.13.0+cpu" 2>/dev/null || $(PIP) torch
+	@$(PIP) -e ".[all,dev]"
+	@touch $@
 
 demo: $(STAMP)
 	$(BIN)/handheld demo --out demo

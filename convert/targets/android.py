@@ -87,8 +87,8 @@ TARGET = Target(
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, split_silu.REWRITE, *REWRITES),
-            0.1,
-            "fp16 rounding through the whole stack: at most 0.03 measured on the presets with random weights",
+            0.05,
+            "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
         ),
     },
     lower=lower,
