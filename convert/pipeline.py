@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from handheld.runtime.bundle import Bundle, BundleWriter
-from handheld.runtime.manifest import Refusal, RewriteRecord, TensorSpec, Tolerance
+from handheld.runtime.manifest import RewriteRecord, TensorSpec, Tolerance
 
 from .errors import ExportError
 from .quiet import quiet
-from .rewrite import Applied, apply, capture, max_rank, multiply_adds
+from .rewrite import apply, capture, max_rank, multiply_adds
 from .target import Target
 from .targets import TARGETS
 
@@ -177,29 +177,24 @@ def _lower(
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
         settings={**lowered.settings, "captured": before, "rewritten": after},
-        rewrites=[_record(entry) for entry in applied],
+        rewrites=applied,
         delegation=lowered.delegation,
         lowering_seconds=round(time.perf_counter() - start, 3),
     )
 
 
 def _check_same_function(
-    graph: nn.Module, latents: Tensor, frames: Tensor, target: str, applied: Sequence[Applied]
+    graph: nn.Module, latents: Tensor, frames: Tensor, target: str, applied: Sequence[RewriteRecord]
 ) -> None:
     with torch.no_grad():
         difference = (graph(latents) - frames).abs().max().item()
     allowed = _REWRITE_TOLERANCE * max(1.0, frames.abs().max().item())
     if not difference <= allowed:  # also catches NaN
-        used = ", ".join(entry.name for entry in applied if entry.count)
+        used = ", ".join(entry.name for entry in applied if entry.applied)
         raise ExportError(
             f"After rewriting for {target}, the graph differs from the model by {difference:.3g} (allowed: "
             f"{allowed:.3g}). One of these rewrites is wrong for this model: {used}. Please report it."
         )
-
-
-def _record(entry: Applied) -> RewriteRecord:
-    refused = tuple(Refusal(r.node, r.module, r.reason) for r in entry.refused)
-    return RewriteRecord(entry.name, entry.count, refused)
 
 
 def versions() -> dict[str, str]:

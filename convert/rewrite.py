@@ -18,16 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from handheld.runtime.manifest import Refusal, RewriteRecord
+
 from .errors import ExportError
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A place where a pattern was found and left alone."""
-
-    node: str
-    module: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -70,15 +63,6 @@ class Rewrite:
     replace: Callable[[Graph, tuple[fx.Node, ...]], fx.Node]
     cases: tuple[Case, ...] = ()
     near_misses: tuple[Case, ...] = ()
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What one rewrite did to one graph."""
-
-    name: str
-    count: int
-    refused: tuple[Refusal, ...] = ()
 
 
 class Graph:
@@ -179,7 +163,7 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     return program.module(check_guards=False)
 
 
-def apply(module: fx.GraphModule, rewrites: Sequence[Rewrite]) -> list[Applied]:
+def apply(module: fx.GraphModule, rewrites: Sequence[Rewrite]) -> list[RewriteRecord]:
     """Apply rewrites in order, in place, each until no unrefused match is left.
 
     Returns what each did, in the same order. A rewrite that yields another shape or dtype than the pattern
@@ -215,7 +199,7 @@ def apply(module: fx.GraphModule, rewrites: Sequence[Rewrite]) -> list[Applied]:
                 changed = True
             module.graph.eliminate_dead_code()
         module.graph.lint()
-        report.append(Applied(rewrite.name, count, tuple(refused.values())))
+        report.append(RewriteRecord(rewrite.name, count, tuple(refused.values())))
     _drop_unused_attributes(module)
     module.recompile()
     return report
