@@ -8,8 +8,8 @@ PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 .PHONY: demo test test-slow lint setup clean help
 
 help:
-	@echo "make demo       distil, export, verify and profile the embedded default (about 10 minutes)"
-	@echo "make test       the test suite (about 10 minutes)"
+	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
+	@echo "make test       the test suite (about 6 minutes with set-up)"
 	@echo "make test-slow  full-size exports and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"
 	@echo "make clean      remove the environment and everything that was built"
