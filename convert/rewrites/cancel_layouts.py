@@ -4,7 +4,7 @@ reshape(reshape(x, a), b)         ->  reshape(x, b)
 reshape(x, x.shape)               ->  x
 transpose(transpose(x, i, j), i, j)  ->  x
 transpose(x, i, j) where one of the two axes has size 1 and they are neighbours  ->  reshape(x, ...)
-slice(x, axis, 0, all)            ->  x
+slice(x, axis, 0, all), alias(x)            ->  x
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
         swapped = sorted(_swap(node))
         if len(swapped) == 2 and swapped[1] - swapped[0] == 1 and 1 in (shape_of(node)[i] for i in swapped):
             return (node,)
-    elif is_call(node, aten.slice.Tensor) and shape_of(node) == shape_of(node.args[0]):
+    elif is_call(node, aten.slice.Tensor, aten.alias.default) and shape_of(node) == shape_of(node.args[0]):
         return (node,)
     return None
 
@@ -66,6 +66,9 @@ REWRITE = Rewrite(
         Case("there and back", of(lambda x: x.transpose(1, 2).transpose(2, 1).relu()), (1, 4, 3, 2, 5)),
         Case("two reshapes", of(lambda x: x.reshape(12, 10).reshape(3, 40)), (1, 4, 3, 2, 5)),
         Case("reshape to itself", of(lambda x: x.reshape(1, 4, 3, 2, 5) + 1), (1, 4, 3, 2, 5)),
+        Case(
+            "a slice of everything, which is exported as an alias", of(lambda x: x[:, :, 0:] + 1), (1, 4, 3, 2, 5)
+        ),
         Case("one frame", of(lambda x: x.transpose(1, 2) + 1), (1, 4, 1, 2, 5)),
     ),
     near_misses=(
