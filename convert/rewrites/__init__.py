@@ -7,9 +7,11 @@ from . import (
     channel_mean,
     conv3d_taps,
     interleave_frames,
+    merge_border_taps,
     pixel_shuffle,
     safe_rms_norm,
     split_silu,
+    temporal_winograd,
 )
 
 REWRITES = (
@@ -19,8 +21,11 @@ REWRITES = (
     channel_mean.REWRITE,
     conv3d_taps.REWRITE,
     interleave_frames.REWRITE,
+    merge_border_taps.REWRITE,
     pixel_shuffle.FRAMES,
     pixel_shuffle.PERMUTED,
     safe_rms_norm.REWRITE,
     split_silu.REWRITE,
+    temporal_winograd.REWRITE,
+    temporal_winograd.POINTWISE,
 )

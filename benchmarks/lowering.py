@@ -1,0 +1,184 @@
+"""The released architecture exported as it is, against ours: time, memory, size and difference, side by side.
+
+    python benchmarks/lowering.py --preset ltx --preset hunyuan --size 256 --frames 9 --out lowering.json
+
+Per preset (random weights: time does not depend on them), every variant is lowered from one model and one example,
+and measured as `handheld profile` measures: a process each, one run at a time in turn, new processes every round.
+Ratios are medians of pairs of runs against `as is`: above 1 is faster. Memory is the peak over the process with
+its runtime loaded, from before the model loads. The difference is the largest from the eager fp32 output.
+
+The JSON: schema_version, command, created_utc, versions, host, settings (repeat, warmup, rounds, threads), and per
+preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and all
+samples `latency_ns`, a list per round. None is unknown, never zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from handheld.convert import TARGETS, export
+from handheld.convert.pipeline import versions
+from handheld.convert.rewrite import Rewrite
+from handheld.convert.rewrites import conv3d_taps, merge_border_taps, temporal_winograd
+from handheld.convert.target import Target
+from handheld.models import PRESETS
+from handheld.runtime import files
+from handheld.runtime.profile import Profile, Subject, profile
+from handheld.runtime.verify import verify
+from handheld.sources import open_source
+
+SCHEMA_VERSION = 1
+AS_IS = "as-is"
+_MEGA = 1e6
+
+
+def variants(executorch: bool) -> dict[str, Target]:
+    """What is measured, the reference first. The as-is export has no rewrites; ExecuTorch cannot run it."""
+    onnx, android = TARGETS["onnx"], TARGETS["android"]
+    winograd, merged = temporal_winograd.REWRITE, merge_border_taps.REWRITE
+    found = {
+        AS_IS: _variant(onnx, ()),
+        "onnx": onnx,
+        "onnx-winograd": _variant(onnx, _before_taps(onnx, winograd)),
+        "onnx-merged": _variant(onnx, _before_taps(onnx, merged)),
+        "onnx-both": _variant(onnx, _before_taps(onnx, winograd, merged)),
+    }
+    if executorch:
+        found |= {
+            "android": android,
+            "android-merged": _variant(android, _before_taps(android, merged)),
+            "android-both": _variant(android, _before_taps(android, temporal_winograd.POINTWISE, merged)),
+        }
+    return found
+
+
+def _variant(target: Target, rewrites: tuple[Rewrite, ...]) -> Target:
+    return replace(target, precisions={"fp32": replace(target.precision("fp32"), rewrites=rewrites)})
+
+
+def _before_taps(target: Target, *more: Rewrite) -> tuple[Rewrite, ...]:
+    """The target's list with `more`, as far as it lacks them, just before `conv3d_taps`."""
+    rewrites = target.precision("fp32").rewrites
+    at = rewrites.index(conv3d_taps.REWRITE)
+    return (*rewrites[:at], *(rewrite for rewrite in more if rewrite not in rewrites), *rewrites[at:])
+
+
+def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace) -> tuple[dict[str, Any], Profile]:
+    """One preset: the JSON of it, and the profile that it comes from."""
+    source = open_source(preset)
+    latents, _ = source.example(options.frames, options.size, options.size)
+    with tempfile.TemporaryDirectory() as folder:
+        subjects = []
+        for label, target in targets.items():
+            _note(f"{preset}: exporting {label}")
+            bundle = export(
+                source.model,
+                latents,
+                Path(folder) / label,
+                targets=[target],
+                name=f"{preset} {label}",
+                provenance=source.provenance,
+            )
+            subjects.append(Subject(label, bundle, bundle.artifacts[0], "teacher" if label == AS_IS else "student"))
+        errors = [verify(subject.bundle)[0].max_abs_error for subject in subjects]
+        _note(f"{preset}: measuring {', '.join(targets)}")
+        measured = profile(
+            subjects,
+            repeat=options.repeat,
+            warmup=options.warmup,
+            rounds=options.rounds,
+            threads=options.threads,
+        )
+    rows = [
+        {
+            "variant": found.label,
+            "runtime": found.runtime,
+            "runtime_version": found.runtime_version,
+            "rewrites": {entry.name: entry.applied for entry in subject.artifact.rewrites},
+            "multiply_adds": subject.artifact.settings["rewritten"]["multiply_adds"],
+            "delegation": subject.artifact.delegation,
+            "median_ns": found.latency.median_ns if found.latency else None,
+            "speedup": found.speedup.median_of_pairs if found.speedup else None,
+            "max_abs_error": error,
+            "peak_growth_bytes": found.peak_growth_bytes,
+            "size_bytes": found.size_bytes,
+            "latency_ns": found.latency_ns,
+            "error": found.error,
+        }
+        for subject, error, found in zip(subjects, errors, measured.subjects)
+    ]
+    frames = list(subjects[0].bundle.manifest.outputs[0].shape)
+    return {"preset": preset, "latents": list(latents.shape), "frames": frames, "variants": rows}, measured
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one preset as a table."""
+    print(f"\n{result['preset']}, frames {'x'.join(map(str, result['frames']))}")
+    heads = (("median ms", 10), ("speed-up", 10), ("G mult-add", 12), ("difference", 12), ("peak MB", 9), ("MB", 7))
+    print(f"{'variant':<16}" + "".join(f"{head:>{width}}" for head, width in heads))
+    for row in result["variants"]:
+        cells = (
+            _cell(row["median_ns"], 10, ".1f", _MEGA),
+            _cell(row["speedup"], 10, ".2f"),
+            _cell(row["multiply_adds"], 12, ".1f", 1e9),
+            _cell(row["max_abs_error"], 12, ".1e"),
+            _cell(row["peak_growth_bytes"], 9, ".0f", _MEGA),
+            _cell(row["size_bytes"], 7, ".0f", _MEGA),
+        )
+        print(f"{row['variant']:<16}{''.join(cells)}" + (f"  {row['error']}" if row["error"] else ""))
+
+
+def _cell(value: float | None, width: int, form: str, unit: float = 1.0) -> str:
+    return f"{'-' if value is None else format(value / unit, form):>{width}}"
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", action="append", choices=list(PRESETS), help="repeatable; default ltx")
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
+    parser.add_argument("--frames", type=int, help="default: 9, or the nearest length that the preset has")
+    parser.add_argument("--executorch", action="store_true", help="our ExecuTorch artefacts too")
+    parser.add_argument("--variant", action="append", help="only these besides as-is; repeatable")
+    parser.add_argument("--repeat", type=int, default=10, help="timed runs a round")
+    parser.add_argument("--warmup", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path("lowering.json"))
+    options = parser.parse_args()
+    targets = variants(options.executorch)
+    if options.variant:
+        if unknown := sorted(set(options.variant) - set(targets)):
+            parser.error(f"no variant {', '.join(unknown)}; there are: {', '.join(targets)}")
+        targets = {label: target for label, target in targets.items() if label in {AS_IS, *options.variant}}
+    report: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command": shlex.join(["python", "benchmarks/lowering.py", *sys.argv[1:]]),
+        "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "versions": versions(),
+    }
+    results = []
+    for preset in options.preset or ["ltx"]:
+        result, measured = measure(preset, targets, options)
+        report |= {"host": asdict(measured.host), "settings": asdict(measured.settings)}
+        results.append(result)
+        show(result)
+        # After each preset: an interrupted run keeps what it has.
+        text = json.dumps({**report, "presets": results}, indent=1, allow_nan=False) + "\n"
+        files.write_atomically(options.out, text.encode())
+    print(f"\nwritten to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
