@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,17 @@ class LatentSpec:
             raise ModelError("This latent space does not have that clip size: " + "; ".join(faults) + ".")
         latent_frames = (frames - head) // self.temporal + head
         return (batch, self.channels, latent_frames, height // self.spatial, width // self.spatial)
+
+    def check(self, latents: Tensor) -> None:
+        """Refuse latents that are no (N, C, T, H, W) floating-point tensor of this space. Raises ModelError."""
+        shape = tuple(latents.shape)
+        if len(shape) != 5 or shape[1] != self.channels or 0 in shape:
+            raise ModelError(
+                f"Latents have shape {shape}; this decoder takes (batch, {self.channels}, frames, height, width), "
+                "none of them empty."
+            )
+        if not latents.is_floating_point():
+            raise ModelError(f"Latents are {latents.dtype}; a floating-point tensor is needed.")
 
     def _nearest_frames(self, frames: int) -> list[int]:
         head = 1 if self.first_frame_alone else 0

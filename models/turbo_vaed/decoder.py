@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..latents import LatentSpec
 from .blocks import ChannelRMSNorm, Conv3d, FrameUpsampler, MidBlock, UpBlock
 from .checkpoint import load_weights, locate, save_folder
 from .config import PRESETS, TurboVAEDConfig
+from .stream import stream_frames
 
 
 class TurboVAEDecoder(nn.Module):
@@ -99,14 +101,30 @@ class TurboVAEDecoder(nn.Module):
         Raises:
             ModelError: wrong rank, channels or dtype; the message has the shape given and the one needed.
         """
-        if latents.ndim != 5 or latents.shape[1] != self.spec.channels or 0 in latents.shape:
-            raise ModelError(
-                f"Latents have shape {tuple(latents.shape)}; this decoder takes "
-                f"(batch, {self.spec.channels}, frames, height, width), none of them empty."
-            )
-        if not latents.is_floating_point():
-            raise ModelError(f"Latents are {latents.dtype}; a floating-point tensor is needed.")
+        self.spec.check(latents)
         return self(latents)
+
+    def stream(self, latents: Tensor | Iterable[Tensor], *, chunk: int = 1) -> Iterator[Tensor]:
+        """Decode piece by piece, without gradients, holding a number of frames that no clip length changes.
+
+        The frames are those of `decode` on the whole clip, borders included, causal or not: the same function
+        (fp64: within 1e-10), so in any dtype they differ by rounding only. A causal decoder gives all frames of
+        a latent frame before it asks for the next one; otherwise frames come as soon as the latents that they
+        depend on have arrived, and the last ones at the end.
+
+        Args:
+            latents: (N, C, T', H', W') floating point, unnormalised; or an iterable of such chunks of one
+                clip, in order, each with any number of frames.
+            chunk: latent frames to decode at a time, at most. More takes more memory.
+
+        Returns:
+            Iterator of frames (N, 3, t, H, W) in order, as soon as they are final; t varies.
+
+        Raises:
+            ModelError: wrong rank, channels or dtype, a chunk that does not fit the first one, no chunk at
+                all, or `chunk` below 1. What an iterable holds is checked as it arrives.
+        """
+        return stream_frames(self, latents, chunk)
 
     @classmethod
     def from_preset(cls, name: str, *, causal: bool = False) -> TurboVAEDecoder:
