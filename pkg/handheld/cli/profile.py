@@ -55,7 +55,8 @@ def profile_and_show(
     from handheld.runtime.profile import profile, write_profile
     from handheld.runtime.report import write_report
     from handheld.runtime.session import SESSIONS
-    from handheld.runtime.verify import verify
+
+    from .verify import verdicts_of
 
     out.mkdir(parents=True, exist_ok=True)
     runnable = [a for a in bundle.artifacts if SESSIONS[a.runtime].unavailable() is None]
@@ -67,7 +68,7 @@ def profile_and_show(
                 subjects, repeat=repeat, rounds=rounds, warmup=warmup, threads=threads, on_progress=update
             )
     with status("Verifying"):
-        verdicts = verify(bundle)
+        verdicts = verdicts_of(bundle)
     _show(result)
     for artifact in skipped:
         say(f"{artifact.name} was not measured: {SESSIONS[artifact.runtime].unavailable()}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import say, status, table
+
+if TYPE_CHECKING:
+    from handheld.runtime.bundle import Bundle
+    from handheld.runtime.verify import Verdict
 
 EPILOG = "Example: [dim]handheld verify bundle && echo all artefacts agree[/dim]"
 
@@ -22,8 +27,9 @@ def run(
     """Check that every artefact computes what the model does.
 
     Replays the bundle's golden tensors through each artefact that this machine can run, each in a process of its
-    own, and compares with the golden output under the artefact's stated tolerance. What cannot run here (Core ML
-    away from macOS) is named as not verified. Altered or truncated files fail by hash before they are loaded.
+    own, and compares with the golden output under the artefact's stated tolerance. Core ML away from macOS is
+    verified by a reference evaluator, on the CPU: the program with its roundings, not a device. What cannot run
+    here at all is named as not verified. Altered or truncated files fail by hash before they are loaded.
     Exits with status 1 if any artefact fails, and 2 if none could be verified.
     """
     from handheld.runtime.bundle import read_bundle
@@ -35,14 +41,25 @@ def run(
         raise typer.Exit(2)
 
 
-def verify_and_show(bundle, only=None):
+def verdicts_of(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdict]:
+    """Verify a bundle: on its runtimes where they are, Core ML artefacts elsewhere by the reference evaluator."""
+    from handheld.runtime.verify import verify
+
+    verdicts = verify(bundle, only=only)
+    if all(v.status != "not verified" for v in verdicts):
+        return verdicts
+
+    from handheld.convert.reference import with_reference
+
+    return with_reference(bundle, verdicts)
+
+
+def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdict]:
     """Verify a bundle, print the table and the reasons, and return the verdicts."""
     from rich.text import Text
 
-    from handheld.runtime.verify import verify
-
     with status("Verifying"):
-        verdicts = verify(bundle, only=only)
+        verdicts = verdicts_of(bundle, only)
     style = {"pass": "green", "fail": "bold red", "not verified": "yellow"}
     table(
         f"Verification of {bundle.path}",

@@ -1,0 +1,135 @@
+"""Verification of Core ML artefacts on machines without Core ML.
+
+What passes here is the program: that its operations, with its weights and its roundings, compute what the model
+does. What Core ML's compiler and a device make of it, only a Mac or a phone shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import fx
+
+from handheld.runtime.bundle import Bundle
+from handheld.runtime.errors import BundleError, RuntimeMissing
+from handheld.runtime.manifest import Artifact
+from handheld.runtime.verify import Verdict
+from handheld.runtime.worker import psnr_db
+
+from ..errors import ExportError
+from .evaluate import Overflow, evaluate
+from .localize import DIVERGED, describe, first_mismatch, first_rounded_off
+from .program import Program, UnsupportedProgram, load_program
+
+REFERENCE = "reference evaluator"
+
+
+def with_reference(bundle: Bundle, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts, with those of Core ML artefacts that cannot run here replaced by the reference evaluator's."""
+    return [
+        verify_coreml(bundle, v.artifact) if v.status == "not verified" and v.artifact.runtime == "coreml" else v
+        for v in verdicts
+    ]
+
+
+def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | None = None) -> Verdict:
+    """Evaluate an ML program on the golden inputs, as typed, and compare with the golden outputs.
+
+    Hashes are checked before anything is loaded. An artefact fails where the largest error is above its tolerance,
+    and where an operation makes infinity or NaN of finite values, even if the output hides it; the reason names
+    the operation and its source module. A program that the evaluator does not know is "not verified", as is any
+    where coremltools is not installed.
+
+    Args:
+        graph: the rewritten torch graph that was lowered, for who has it: an operation that computes something else
+            than its torch node is then named too.
+
+    Returns:
+        The verdict; its `runtime_version` is "reference evaluator" once the program was loaded.
+    """
+    none = Verdict(artifact, "fail", "", None, None, artifact.tolerance, None)
+    try:
+        bundle.check(artifact)
+        inputs, wanted = bundle.golden()
+        program = load_program(bundle.locate(artifact.path))
+    except (RuntimeMissing, UnsupportedProgram) as error:
+        return replace(none, status="not verified", reason=str(error))
+    except (BundleError, ExportError) as error:
+        return replace(none, reason=str(error))
+    none = replace(none, runtime_version=REFERENCE)
+    try:
+        found = evaluate(program, inputs)
+    except ExportError as error:
+        return replace(none, reason=str(error))
+    if wrong := _wrong_outputs(found.outputs, wanted):
+        return replace(none, reason=f"{wrong} Export it again.")
+    if not all(np.isfinite(array).all() for array in found.outputs.values()):
+        why = f" {_overflow_text(found.overflow)}" if found.overflow else ""
+        return replace(none, reason=f"In the {REFERENCE}, the output holds NaN or infinity.{why}")
+    largest, psnr = _difference(bundle, found.outputs, wanted)
+    measured = replace(none, max_abs_error=largest, psnr_db=psnr)
+    limit = artifact.tolerance.max_abs
+    if found.overflow:
+        return replace(measured, reason=f"In the {REFERENCE}: {_overflow_text(found.overflow)}")
+    if largest <= limit:
+        return replace(measured, status="pass")
+    reason = f"The largest error, {largest:.3g}, is above the tolerance, {limit:.3g}, in the {REFERENCE}."
+    return replace(measured, reason=f"{reason} {_explain(bundle, program, inputs, wanted, limit, graph)}")
+
+
+def _explain(
+    bundle: Bundle,
+    program: Program,
+    inputs: Mapping[str, np.ndarray],
+    wanted: Mapping[str, np.ndarray],
+    limit: float,
+    graph: fx.GraphModule | None,
+) -> str:
+    exact, _ = _difference(bundle, evaluate(program, inputs, typed=False).outputs, wanted)
+    if not exact <= limit:
+        text = (
+            f"In fp32 arithmetic it is {exact:.3g}: not the rounding of results, but the program's operations, or "
+            "its weights as stored, differ from the model's."
+        )
+        wrong = first_mismatch(program, graph, inputs) if graph else None
+        return f"{text} The first that does is {describe(wrong[0])} (off by {wrong[1]:.1%})." if wrong else text
+    found = first_rounded_off(program, inputs)
+    if found is None:
+        return (
+            f"In fp32 arithmetic it is {exact:.3g}, and no operation is off by more than {DIVERGED:.0%}: fp16 "
+            "rounding adds up."
+        )
+    operation, relative = found
+    return (
+        f"In fp32 arithmetic it is {exact:.3g}; the first operation that fp16 puts off by more than {DIVERGED:.0%} "
+        f"({relative:.1%}) is {describe(operation)}."
+    )
+
+
+def _overflow_text(overflow: Overflow) -> str:
+    operation = overflow.operation
+    return (
+        f"the first operation that makes {overflow.value} of finite {operation.outputs[0].dtype} values is "
+        f"{describe(operation)}."
+    )
+
+
+def _wrong_outputs(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> str:
+    shapes, expected = ({name: tuple(a.shape) for name, a in arrays.items()} for arrays in (found, wanted))
+    return "" if shapes == expected else f"The program yields {shapes}, the manifest says {expected}."
+
+
+def _difference(
+    bundle: Bundle, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
+) -> tuple[float, float]:
+    """Largest absolute error and lowest PSNR in dB over the outputs, as `runtime.verify` has them."""
+    errors, psnrs = [], []
+    for spec in bundle.manifest.outputs:
+        golden = wanted[spec.name].astype(np.float64)
+        difference = np.abs(found[spec.name] - golden)
+        low, high = spec.range or (golden.min(), golden.max())
+        errors.append(float(difference.max()))
+        psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))
+    return max(errors), min(psnrs)
