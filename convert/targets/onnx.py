@@ -57,7 +57,9 @@ TARGET = Target(
     filename="decoder.onnx",
     packages=("onnx", "onnxscript"),
     precisions={
-        "fp32": Precision(REWRITES, 1e-3, "fp32 sums in another order: at most 3e-5 measured on the presets"),
+        "fp32": Precision(
+            REWRITES, 1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"
+        ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, *REWRITES),
