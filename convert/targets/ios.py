@@ -67,7 +67,7 @@ TARGET = Target(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, *REWRITES),
             0.05,
-            "fp16 rounding through the whole stack: at most 0.008 in the reference evaluator on tiny, ltx and hunyuan",
+            "fp16 rounding through the stack: at most 0.008 in the reference evaluator on tiny, ltx and hunyuan",
         ),
     },
     lower=lower,
