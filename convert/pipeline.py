@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from handheld.runtime.bundle import Bundle, BundleWriter
-from handheld.runtime.manifest import RewriteRecord, TensorSpec, Tolerance
+from handheld.runtime.manifest import RewriteRecord, TensorSpec
 
 from .errors import ExportError
 from .quiet import quiet
 from .rewrite import apply, capture, max_rank, multiply_adds
-from .target import Target
+from .target import Job, Target
 from .targets import TARGETS
 
 _RECORDED = (
@@ -62,7 +62,7 @@ def resolve_targets(names: Sequence[str], precision: str) -> list[Target]:
         target = TARGETS[name]
         target.precision(precision)
         if missing := target.missing():
-            faults.append(f"target {name} needs {', '.join(missing)}: pip install 'handheld[{name}]'")
+            faults.append(f"target {name} needs {', '.join(missing)}: pip install 'handheld[{target.extra}]'")
         targets.append(target)
     if faults:
         raise ExportError("; ".join(faults) + ".")
@@ -76,6 +76,7 @@ def export(
     *,
     targets: Sequence[Target],
     precision: str = "fp32",
+    calibration: Sequence[Tensor] = (),
     name: str,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
@@ -88,7 +89,8 @@ def export(
         latents: an example, which fixes every shape and becomes the golden input; best real ones.
         out: the bundle's folder, which must not exist unless `overwrite`.
         targets: from `resolve_targets`.
-        precision: of every artefact, `fp32` or `fp16`; the golden output stays fp32 eager.
+        precision: of every artefact, a name that each target has; the golden output stays fp32 eager.
+        calibration: latents in the example's shape for precisions that quantise activations; none is the example.
         name: for people, in the manifest.
         provenance: where the weights come from; the manifest keeps it.
         progress: called before each step.
@@ -111,7 +113,7 @@ def export(
         with torch.no_grad():
             frames = model(latents)
         for target in targets:
-            _lower(model, latents, frames, target, precision, writer, progress)
+            _lower(model, latents, frames, target, precision, tuple(calibration) or (latents,), writer, progress)
         progress(Step("", "hashing and writing the bundle"))
         writer.set_golden({"latents": latents.numpy()}, {"frames": frames.numpy()})
         parameters = sum(p.numel() for p in model.parameters())
@@ -140,6 +142,7 @@ def _lower(
     frames: Tensor,
     target: Target,
     precision_name: str,
+    calibration: tuple[Tensor, ...],
     writer: BundleWriter,
     progress: Callable[[Step], None],
 ) -> None:
@@ -158,7 +161,7 @@ def _lower(
     path = writer.artifact_dir(target.name) / target.filename
     with quiet() as chatter:
         try:
-            lowered = target.lower(graph, latents, precision_name, path)
+            lowered = target.lower(Job(graph, latents, precision_name, path, calibration))
         except OSError:
             raise
         except Exception as error:
@@ -173,7 +176,7 @@ def _lower(
         runtime=target.runtime,
         path=f"{target.name}/{target.filename}",
         precision=precision_name,
-        tolerance=Tolerance(precision.max_abs, precision.reason),
+        tolerance=precision.tolerance,
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
         settings={**lowered.settings, "captured": before, "rewritten": after},

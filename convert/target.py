@@ -11,8 +11,30 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from handheld.runtime.manifest import Tolerance
+
 from .errors import ExportError
 from .rewrite import Rewrite
+
+
+@dataclass(frozen=True)
+class Job:
+    """One artefact to lower.
+
+    Attributes:
+        graph: rewritten, fp32, with fixed shapes; not to be changed.
+        latents: the example that it was captured with, (1, C, T, H, W) fp32.
+        precision: a name in the target's `precisions`.
+        path: file or folder to write.
+        calibration: latents of the example's shape, at least one, best real ones: what activations' ranges are
+            taken from in precisions that quantise them.
+    """
+
+    graph: fx.GraphModule
+    latents: Tensor
+    precision: str
+    path: Path
+    calibration: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -37,13 +59,11 @@ class Precision:
 
     Attributes:
         rewrites: applied in this order.
-        max_abs: largest allowed difference from the fp32 eager output, for outputs nominally in [-1, 1].
-        reason: where that number comes from.
+        tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
     """
 
     rewrites: tuple[Rewrite, ...]
-    max_abs: float
-    reason: str
+    tolerance: Tolerance
 
 
 @dataclass(frozen=True)
@@ -51,20 +71,22 @@ class Target:
     """A runtime that a model is lowered to.
 
     Attributes:
-        name: as in `--target` and as the extra in `pip install handheld[name]`.
+        name: as in `--target`.
+        extra: what brings `packages`: `pip install handheld[extra]`.
         runtime: name of the session that runs the artefact.
         filename: the artefact's file or folder.
         packages: importable packages that lowering needs.
         precisions: by name.
-        lower: writes the artefact of a rewritten graph; takes (graph, example latents, precision, path).
+        lower: writes a job's artefact.
     """
 
     name: str
+    extra: str
     runtime: str
     filename: str
     packages: tuple[str, ...]
     precisions: Mapping[str, Precision]
-    lower: Callable[[fx.GraphModule, Tensor, str, Path], Lowered]
+    lower: Callable[[Job], Lowered]
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""
@@ -77,6 +99,6 @@ class Target:
         return self.precisions[name]
 
 
-def in_half(graph: fx.GraphModule, latents: Tensor) -> tuple[fx.GraphModule, Tensor]:
-    """A half-precision copy. `half()` alone would turn the caller's model, which shares the weights."""
-    return copy.deepcopy(graph).half(), latents.half()
+def in_half(job: Job) -> tuple[fx.GraphModule, Tensor]:
+    """Graph and latents in half precision. A copy: `half()` would turn the caller's model, which shares weights."""
+    return copy.deepcopy(job.graph).half(), job.latents.half()

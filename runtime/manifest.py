@@ -16,9 +16,7 @@ from .errors import BundleError
 FORMAT_VERSION = 1
 KIND = "video_decoder"
 
-TARGETS = ("onnx", "android", "ios")
 RUNTIMES = ("onnxruntime", "executorch", "coreml")
-PRECISIONS = ("fp32", "fp16")
 DTYPES = ("float32", "float16")
 LAYOUTS = ("NCTHW",)
 
@@ -46,10 +44,29 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest allowed absolute difference from the golden outputs, in output units, and where it comes from."""
+    """How far from the golden outputs an artefact may be; at least one of the limits is given.
 
-    max_abs: float
+    Attributes:
+        max_abs: largest allowed absolute difference, in output units.
+        reason: where the limits come from.
+        min_psnr_db: lowest allowed PSNR, for precisions whose worst pixel says little.
+    """
+
+    max_abs: float | None
     reason: str
+    min_psnr_db: float | None = None
+
+    def __str__(self) -> str:
+        limits = [] if self.max_abs is None else [f"{self.max_abs:.0e}"]
+        return " and ".join(limits + ([] if self.min_psnr_db is None else [f"{self.min_psnr_db:g} dB"]))
+
+    def fault(self, max_abs_error: float, psnr_db: float) -> str:
+        """Which limit a difference breaks, as a sentence without its full stop; empty where it breaks none."""
+        if self.max_abs is not None and not max_abs_error <= self.max_abs:
+            return f"The largest error, {max_abs_error:.3g}, is above the tolerance, {self.max_abs:.3g}"
+        if self.min_psnr_db is not None and not psnr_db >= self.min_psnr_db:
+            return f"The PSNR, {psnr_db:.1f} dB, is below the tolerance, {self.min_psnr_db:g} dB"
+        return ""
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,10 @@ class Artifact:
 
     Attributes:
         name: unique in the bundle; the handle on the command line.
-        target: what it was exported for, one of TARGETS.
+        target: what it was exported for: a name in `handheld.convert.TARGETS`.
         runtime: what executes it, one of RUNTIMES.
         path: file or folder, relative to the bundle.
-        precision: of the weights and the computation, one of PRECISIONS.
+        precision: of the weights and the computation: a name in the target's `precisions`.
         sha256, size_bytes: of the file or folder (`files.sha256_of`, `files.size_of`).
         input_dtype, output_dtype: what the runtime takes and gives; sessions cast.
         settings: how the target lowered it, free.
@@ -147,6 +164,8 @@ class Manifest:
 
 _TEXT = parsing.text()
 _ANY_TEXT = parsing.text(empty=True)
+# Targets and precisions come and go with the exporter; readers only need the runtime.
+_SLUG = parsing.text("[a-z0-9]+(-[a-z0-9]+)*", "lowercase letters, digits and single hyphens")
 _SHA256 = parsing.text("[0-9a-f]{64}", "a SHA-256 in 64 lowercase hex digits")
 
 _TENSOR = parsing.record(
@@ -172,13 +191,20 @@ _ARTIFACT = parsing.record(
     Artifact,
     {
         "name": _TEXT,
-        "target": parsing.one_of(*TARGETS),
+        "target": _SLUG,
         "runtime": parsing.one_of(*RUNTIMES),
         "path": parsing.relative_path,
-        "precision": parsing.one_of(*PRECISIONS),
+        "precision": _SLUG,
         "sha256": _SHA256,
         "size_bytes": parsing.integer(0),
-        "tolerance": parsing.record(Tolerance, {"max_abs": parsing.number(0), "reason": _TEXT}),
+        "tolerance": parsing.record(
+            Tolerance,
+            {
+                "max_abs": parsing.nullable(parsing.number(0)),
+                "reason": _TEXT,
+                "min_psnr_db": parsing.nullable(parsing.number()),
+            },
+        ),
         "input_dtype": parsing.one_of(*DTYPES),
         "output_dtype": parsing.one_of(*DTYPES),
         "settings": parsing.mapping(),
@@ -246,6 +272,11 @@ def _disagreements(manifest: Manifest) -> list[str]:
                 )
             if spec.range is not None and (len(spec.range) != 2 or spec.range[0] >= spec.range[1]):
                 faults.append(f"{side}[{index}].range: wanted [lowest, highest], found {list(spec.range)}")
+    faults += [
+        f"artifacts[{index}].tolerance: max_abs and min_psnr_db are both null: nothing would be checked"
+        for index, artifact in enumerate(manifest.artifacts)
+        if artifact.tolerance.max_abs is None and artifact.tolerance.min_psnr_db is None
+    ]
     faults += _repeated("artifacts: name", [artifact.name for artifact in manifest.artifacts])
     paths = ["manifest.json", manifest.golden.path, *(artifact.path for artifact in manifest.artifacts)]
     faults += _repeated("path", paths)

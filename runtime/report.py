@@ -194,7 +194,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
             _Html(f'<span class="badge {v.status.replace(" ", "-")}">{v.status}</span>'),
             f"{v.artifact.runtime} {v.runtime_version or ''}".strip(),
             f"{v.max_abs_error:.2e}" if v.max_abs_error is not None else _NONE,
-            f"{v.tolerance.max_abs:.2e}",
+            str(v.tolerance),
             _psnr(v.psnr_db),
             v.reason or v.tolerance.reason,
         ]

@@ -77,9 +77,10 @@ def _verify_one(bundle: Bundle, artifact: Artifact) -> Verdict:
         return _verdict(artifact, "fail", str(error), version=version)
     if not found["finite"]:
         return _verdict(artifact, "fail", "The output holds NaN or infinity.", version=version)
-    largest, limit = found["max_abs_error"], artifact.tolerance.max_abs
-    reason = "" if largest <= limit else f"The largest error, {largest:.3g}, is above the tolerance, {limit:.3g}."
-    return _verdict(artifact, "fail" if reason else "pass", reason, largest, found["psnr_db"], version)
+    largest, psnr_db = found["max_abs_error"], found["psnr_db"]
+    if fault := artifact.tolerance.fault(largest, psnr_db):
+        return _verdict(artifact, "fail", f"{fault}.", largest, psnr_db, version)
+    return _verdict(artifact, "pass", "", largest, psnr_db, version)
 
 
 def _verdict(

@@ -14,7 +14,7 @@ from torch import fx
 
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError, RuntimeMissing
-from handheld.runtime.manifest import Artifact
+from handheld.runtime.manifest import Artifact, Tolerance
 from handheld.runtime.verify import Verdict
 from handheld.runtime.worker import psnr_db
 
@@ -70,13 +70,12 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
         return replace(none, reason=f"In the {REFERENCE}, the output holds NaN or infinity.{why}")
     largest, psnr = _difference(bundle, found.outputs, wanted)
     measured = replace(none, max_abs_error=largest, psnr_db=psnr)
-    limit = artifact.tolerance.max_abs
     if found.overflow:
         return replace(measured, reason=f"In the {REFERENCE}: {_overflow_text(found.overflow)}")
-    if largest <= limit:
-        return replace(measured, status="pass")
-    reason = f"The largest error, {largest:.3g}, is above the tolerance, {limit:.3g}, in the {REFERENCE}."
-    return replace(measured, reason=f"{reason} {_explain(bundle, program, inputs, wanted, limit, graph)}")
+    if fault := artifact.tolerance.fault(largest, psnr):
+        why = _explain(bundle, program, inputs, wanted, artifact.tolerance, graph)
+        return replace(measured, reason=f"{fault}, in the {REFERENCE}. {why}")
+    return replace(measured, status="pass")
 
 
 def _explain(
@@ -84,11 +83,11 @@ def _explain(
     program: Program,
     inputs: Mapping[str, np.ndarray],
     wanted: Mapping[str, np.ndarray],
-    limit: float,
+    tolerance: Tolerance,
     graph: fx.GraphModule | None,
 ) -> str:
-    exact, _ = _difference(bundle, evaluate(program, inputs, typed=False).outputs, wanted)
-    if not exact <= limit:
+    exact, psnr = _difference(bundle, evaluate(program, inputs, typed=False).outputs, wanted)
+    if tolerance.fault(exact, psnr):
         text = (
             f"In fp32 arithmetic it is {exact:.3g}: not the rounding of results, but the program's operations, or "
             "its weights as stored, differ from the model's."

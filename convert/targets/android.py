@@ -5,11 +5,12 @@ from __future__ import annotations
 import collections
 import operator
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
+
+from handheld.runtime.manifest import Tolerance
 
 from ..quiet import quiet
 from ..rewrites import (
@@ -23,7 +24,7 @@ from ..rewrites import (
     safe_rms_norm,
     split_silu,
 )
-from ..target import Lowered, Precision, Target, in_half
+from ..target import Job, Lowered, Precision, Target, in_half
 
 REWRITES = (
     # Multi-op patterns first, while the ops that they are made of are still there.
@@ -42,10 +43,10 @@ REWRITES = (
 )
 
 
-def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) -> Lowered:
+def lower(job: Job) -> Lowered:
     """Write a `.pte` file; I/O in the artefact's precision."""
-    if precision == "fp16":
-        graph, latents = in_half(graph, latents)
+    half = job.precision == "fp16"
+    graph, latents = in_half(job) if half else (job.graph, job.latents)
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -53,11 +54,11 @@ def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) ->
         program = torch.export.export(graph, (latents,))
         edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         delegation = _delegation(edge, graph)  # before memory planning adds its own calls
-        with open(path, "wb") as file:
+        with open(job.path, "wb") as file:
             edge.to_executorch().write_to_file(file)
             file.flush()
             os.fsync(file.fileno())
-    dtype = "float16" if precision == "fp16" else "float32"
+    dtype = "float16" if half else "float32"
     return Lowered(dtype, dtype, settings={"backend": "XNNPACK"}, delegation=delegation)
 
 
@@ -79,18 +80,21 @@ def _delegation(edge: Any, graph: fx.GraphModule) -> dict[str, object]:
 
 TARGET = Target(
     name="android",
+    extra="android",
     runtime="executorch",
     filename="decoder.pte",
     packages=("executorch",),
     precisions={
         "fp32": Precision(
-            REWRITES, 1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"
+            REWRITES, Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9")
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, split_silu.REWRITE, *REWRITES),
-            0.05,
-            "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+            Tolerance(
+                0.05,
+                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+            ),
         ),
     },
     lower=lower,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from torch import Tensor, fx
+
+from handheld.runtime.manifest import Tolerance
 
 from ..quiet import quiet
 from ..rewrites import (
@@ -17,7 +16,7 @@ from ..rewrites import (
     pixel_shuffle,
     safe_rms_norm,
 )
-from ..target import Lowered, Precision, Target
+from ..target import Job, Lowered, Precision, Target
 
 REWRITES = (
     # Multi-op patterns first, while the ops that they are made of are still there.
@@ -37,37 +36,40 @@ REWRITES = (
 DEPLOYMENT_TARGET = "iOS17"
 
 
-def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) -> Lowered:
+def lower(job: Job) -> Lowered:
     """Write an `.mlpackage` folder; I/O in fp32, computation in the artefact's precision."""
     with quiet():
         import coremltools as ct
 
         # coremltools takes the decomposed dialect only.
-        program = torch.export.export(graph, (latents,)).run_decompositions({})
+        program = torch.export.export(job.graph, (job.latents,)).run_decompositions({})
         model = ct.convert(
             program,
             minimum_deployment_target=ct.target[DEPLOYMENT_TARGET],
-            compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
-            inputs=[ct.TensorType(name="latents", shape=tuple(latents.shape), dtype=float)],
+            compute_precision=ct.precision.FLOAT16 if job.precision == "fp16" else ct.precision.FLOAT32,
+            inputs=[ct.TensorType(name="latents", shape=tuple(job.latents.shape), dtype=float)],
             outputs=[ct.TensorType(name="frames", dtype=float)],
             skip_model_load=True,  # loading needs macOS
         )
-        model.save(str(path))
+        model.save(str(job.path))
     return Lowered(settings={"minimum_deployment_target": DEPLOYMENT_TARGET, "format": "mlprogram"})
 
 
 TARGET = Target(
     name="ios",
+    extra="ios",
     runtime="coreml",
     filename="decoder.mlpackage",
     packages=("coremltools",),
     precisions={
-        "fp32": Precision(REWRITES, 1e-3, "fp32 sums in another order, as on the other targets"),
+        "fp32": Precision(REWRITES, Tolerance(1e-3, "fp32 sums in another order, as on the other targets")),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, *REWRITES),
-            0.05,
-            "fp16 rounding through the stack: at most 0.008 in the reference evaluator on tiny, ltx and hunyuan",
+            Tolerance(
+                0.05,
+                "fp16 rounding through the stack: at most 0.008 in the reference evaluator, on tiny, ltx, hunyuan",
+            ),
         ),
     },
     lower=lower,

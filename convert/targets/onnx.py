@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from torch import Tensor, fx
+
+from handheld.runtime.manifest import Tolerance
 
 from ..quiet import quiet
 from ..rewrites import (
@@ -17,7 +16,7 @@ from ..rewrites import (
     pixel_shuffle,
     safe_rms_norm,
 )
-from ..target import Lowered, Precision, Target, in_half
+from ..target import Job, Lowered, Precision, Target, in_half
 
 REWRITES = (
     # Multi-op patterns first, while the ops that they are made of are still there.
@@ -32,10 +31,10 @@ REWRITES = (
 )
 
 
-def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) -> Lowered:
+def lower(job: Job) -> Lowered:
     """Write a `.onnx` file with its weights inside; I/O in the artefact's precision."""
-    if precision == "fp16":
-        graph, latents = in_half(graph, latents)
+    half = job.precision == "fp16"
+    graph, latents = in_half(job) if half else (job.graph, job.latents)
     with quiet():
         program = torch.onnx.export(
             torch.export.export(graph, (latents,)),
@@ -45,26 +44,29 @@ def lower(graph: fx.GraphModule, latents: Tensor, precision: str, path: Path) ->
             output_names=["frames"],
         )
         assert program is not None  # dynamo=True always returns one
-        program.save(path, external_data=False)
-    dtype = "float16" if precision == "fp16" else "float32"
+        program.save(job.path, external_data=False)
+    dtype = "float16" if half else "float32"
     opset = program.model.opset_imports[""]
     return Lowered(dtype, dtype, settings={"opset": opset, "exporter": "torch.onnx, dynamo"})
 
 
 TARGET = Target(
     name="onnx",
+    extra="onnx",
     runtime="onnxruntime",
     filename="decoder.onnx",
     packages=("onnx", "onnxscript"),
     precisions={
         "fp32": Precision(
-            REWRITES, 1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"
+            REWRITES, Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9")
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, *REWRITES),
-            0.05,
-            "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+            Tolerance(
+                0.05,
+                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+            ),
         ),
     },
     lower=lower,

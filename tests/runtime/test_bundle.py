@@ -65,9 +65,7 @@ def test_schema_and_parser_allow_the_same_words() -> None:
     artifact, tensor = SCHEMA["$defs"]["artifact"]["properties"], SCHEMA["$defs"]["tensor"]["properties"]
     assert SCHEMA["properties"]["format_version"]["const"] == m.FORMAT_VERSION
     assert SCHEMA["properties"]["kind"]["const"] == m.KIND
-    assert tuple(artifact["target"]["enum"]) == m.TARGETS
     assert tuple(artifact["runtime"]["enum"]) == m.RUNTIMES
-    assert tuple(artifact["precision"]["enum"]) == m.PRECISIONS
     assert tuple(artifact["input_dtype"]["enum"]) == m.DTYPES == tuple(tensor["dtype"]["enum"])
     assert tuple(tensor["layout"]["enum"]) == m.LAYOUTS
 
@@ -131,6 +129,26 @@ def test_an_altered_golden_file_is_not_used(plain_bundle: Bundle) -> None:
         plain_bundle.golden()
 
 
+def test_a_tolerance_without_a_limit_is_refused(plain_bundle: Bundle, edit_manifest: Callable) -> None:
+    nothing = {"max_abs": None, "reason": "none", "min_psnr_db": None}
+    with pytest.raises(BundleError, match=r"artifacts\[0\]\.tolerance: .* nothing would be checked"):
+        edit_manifest(plain_bundle, lambda tree: tree["artifacts"][0].update(tolerance=nothing))
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "fault"),
+    [
+        (m.Tolerance(0.1, "why"), ""),
+        (m.Tolerance(0.01, "why"), "The largest error, 0.05, is above the tolerance, 0.01"),
+        (m.Tolerance(None, "why", 30.0), ""),
+        (m.Tolerance(None, "why", 50.0), "The PSNR, 40.0 dB, is below the tolerance, 50 dB"),
+        (m.Tolerance(0.1, "why", 50.0), "The PSNR, 40.0 dB, is below the tolerance, 50 dB"),
+    ],
+)
+def test_a_tolerance_says_which_limit_is_broken(tolerance: m.Tolerance, fault: str) -> None:
+    assert tolerance.fault(0.05, 40.0) == fault
+
+
 @pytest.mark.parametrize("version", [2, 0, "1", True, None])
 def test_another_version_is_named_with_the_one_understood(
     plain_bundle: Bundle, edit_manifest: Callable, version: Any
@@ -144,23 +162,23 @@ def test_every_fault_of_a_manifest_is_reported_at_once(plain_bundle: Bundle, edi
         tree["colour"] = "blue"
         del tree["versions"]
         tree["inputs"][0]["shape"] = [1, 4.5, 0]
-        tree["artifacts"][0] |= {"sha256": "abc", "target": "windows", "size_bytes": True}
+        tree["artifacts"][0] |= {"sha256": "abc", "runtime": "windows", "size_bytes": True}
         tree["artifacts"][1]["tolerance"]["max_abs"] = -1
 
     with pytest.raises(BundleError) as caught:
         edit_manifest(plain_bundle, spoil)
     lines = str(caught.value).splitlines()[1:]
     assert sorted(line.split(":")[0].strip() for line in lines) == [
+        "artifacts[0].runtime",
         "artifacts[0].sha256",
         "artifacts[0].size_bytes",
-        "artifacts[0].target",
         "artifacts[1].tolerance.max_abs",
         "colour",
         "inputs[0].shape[1]",
         "inputs[0].shape[2]",
         "versions",
     ]
-    assert any('"onnx" or "android" or "ios", found \'windows\'' in line for line in lines)
+    assert any('"onnxruntime" or "executorch" or "coreml", found \'windows\'' in line for line in lines)
 
 
 CLIMBING = [

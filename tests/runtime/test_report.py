@@ -129,11 +129,11 @@ def test_verdicts_and_quality_are_shown(profile: Profile, tmp_path: Path) -> Non
         "pass",
         "onnxruntime 1.2.3",
         "2.00e-06",
-        "1.00e-04",
+        "1e-04",
         "equal",
         "fp32 against fp32",
     ]
-    assert cells(root, "ios")[0][1:] == ["not verified", "onnxruntime", "–", "1.00e-04", "–", "needs a Mac"]
+    assert cells(root, "ios")[0][1:] == ["not verified", "onnxruntime", "–", "1e-04", "–", "needs a Mac"]
     assert cells(root, "student")[-1] == ["student", "24.12", "–"]
 
 

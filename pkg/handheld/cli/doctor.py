@@ -46,7 +46,8 @@ def run() -> None:
         unavailable = SESSIONS[target.runtime].unavailable()
         rows.append([target.name, target.runtime, no if missing else yes, no if unavailable else yes])
         if missing:
-            hints.append(f"{target.name}: export needs {', '.join(missing)}: pip install 'handheld[{target.name}]'")
+            install = f"pip install 'handheld[{target.extra}]'"
+            hints.append(f"{target.name}: export needs {', '.join(missing)}: {install}")
         if unavailable:
             hints.append(f"{target.name}: cannot be run and verified here: {unavailable}")
     table("Targets", ["target", "runtime", "export", "run and verify here"], rows)

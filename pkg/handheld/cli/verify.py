@@ -69,7 +69,7 @@ def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[V
                 v.artifact.name,
                 Text(v.status, style[v.status]),
                 "–" if v.max_abs_error is None else f"{v.max_abs_error:.2e}",
-                f"{v.tolerance.max_abs:.0e}",
+                str(v.tolerance),
                 "–" if v.psnr_db is None else f"{v.psnr_db:.1f}",
                 f"{v.artifact.runtime} {v.runtime_version or ''}".strip(),
             ]
