@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from handheld.runtime.bundle import Bundle, BundleWriter
 from handheld.runtime.manifest import RewriteRecord, TensorSpec
 
+from .choice import Choice
 from .errors import ExportError
 from .quiet import quiet
 from .rewrite import apply, capture, max_rank, multiply_adds
@@ -179,7 +180,12 @@ def _lower(
         tolerance=precision.tolerance,
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
-        settings={**lowered.settings, "captured": before, "rewritten": after},
+        settings={
+            **lowered.settings,
+            "captured": before,
+            "rewritten": after,
+            "costs": "; ".join(step.costs().source for step in precision.rewrites if isinstance(step, Choice)),
+        },
         rewrites=applied,
         delegation=lowered.delegation,
         lowering_seconds=round(time.perf_counter() - start, 3),

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -63,6 +63,49 @@ class Rewrite:
     replace: Callable[[Graph, tuple[fx.Node, ...]], fx.Node]
     cases: tuple[Case, ...] = ()
     near_misses: tuple[Case, ...] = ()
+
+    def run(self, graph: Graph) -> list[RewriteRecord]:
+        """Apply in place until no unrefused match is left."""
+        nodes = graph.module.graph.nodes
+        count = 0
+        refused: dict[str, Refusal] = {}
+        changed = True
+        while changed:
+            changed = False
+            for node in list(nodes):
+                if node.name in refused or node._erased:
+                    continue
+                match = self.match(node)
+                if match is None:
+                    continue
+                reason = self.check(match)
+                if reason is not None:
+                    refused[node.name] = Refusal(node.name, module_of(node), reason)
+                    continue
+                self.substitute(graph, match)
+                count += 1
+                changed = True
+            graph.module.graph.eliminate_dead_code()
+        return [RewriteRecord(self.name, count, tuple(refused.values()))]
+
+    def substitute(self, graph: Graph, match: tuple[fx.Node, ...]) -> None:
+        """Replace one match that `check` has nothing against."""
+        root = match[0]
+        with graph.at(root):
+            new = self.replace(graph, match)
+        assert shape_of(new) == shape_of(root), (
+            f"{self.name} changed {root.name} from {shape_of(root)} to {shape_of(new)}"
+        )
+        assert dtype_of(new) == dtype_of(root), f"{self.name} changed the dtype of {root.name}"
+        root.replace_all_uses_with(new)
+        graph.module.graph.erase_node(root)
+
+
+class Pass(Protocol):
+    """One entry of a target's list: a `Rewrite`, or a `Choice` between several."""
+
+    def run(self, graph: Graph) -> list[RewriteRecord]:
+        """Change the graph in place and say what was done, one record per rewrite."""
 
 
 class Graph:
@@ -163,43 +206,17 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     return program.module(check_guards=False)
 
 
-def apply(module: fx.GraphModule, rewrites: Sequence[Rewrite]) -> list[RewriteRecord]:
-    """Apply rewrites in order, in place, each until no unrefused match is left.
+def apply(module: fx.GraphModule, passes: Sequence[Pass]) -> list[RewriteRecord]:
+    """Apply rewrites, and choices between rewrites, in order and in place.
 
-    Returns what each did, in the same order. A rewrite that yields another shape or dtype than the pattern
-    had, or an invalid graph, raises AssertionError naming it: that is a defect of the rewrite.
+    Returns what each rewrite did, in the same order. A rewrite that yields another shape or dtype than the
+    pattern had, or an invalid graph, raises AssertionError naming it: that is a defect of the rewrite.
     """
-    report = []
+    report: list[RewriteRecord] = []
     graph = Graph(module)
-    for rewrite in rewrites:
-        count = 0
-        refused: dict[str, Refusal] = {}
-        changed = True
-        while changed:
-            changed = False
-            for node in list(module.graph.nodes):
-                if node.name in refused or node.graph is not module.graph or node._erased:
-                    continue
-                match = rewrite.match(node)
-                if match is None:
-                    continue
-                reason = rewrite.check(match)
-                if reason is not None:
-                    refused[node.name] = Refusal(node.name, module_of(node), reason)
-                    continue
-                with graph.at(node):
-                    new = rewrite.replace(graph, match)
-                assert shape_of(new) == shape_of(node), (
-                    f"{rewrite.name} changed {node.name} from {shape_of(node)} to {shape_of(new)}"
-                )
-                assert dtype_of(new) == dtype_of(node), f"{rewrite.name} changed the dtype of {node.name}"
-                node.replace_all_uses_with(new)
-                module.graph.erase_node(node)
-                count += 1
-                changed = True
-            module.graph.eliminate_dead_code()
+    for step in passes:
+        report += step.run(graph)
         module.graph.lint()
-        report.append(RewriteRecord(rewrite.name, count, tuple(refused.values())))
     _drop_unused_attributes(module)
     module.recompile()
     return report

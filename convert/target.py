@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
+from .choice import with_costs
+from .cost import CostTable
 from .errors import ExportError
-from .rewrite import Rewrite
+from .rewrite import Pass
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Precision:
         tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
     """
 
-    rewrites: tuple[Rewrite, ...]
+    rewrites: tuple[Pass, ...]
     tolerance: Tolerance
 
 
@@ -91,6 +93,19 @@ class Target:
     def missing(self) -> list[str]:
         """Packages that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+    def with_costs(self, table: CostTable) -> Target:
+        """This target, its choices between lowerings made by another table. Raises ExportError if it has none."""
+        precisions = {
+            name: replace(precision, rewrites=with_costs(precision.rewrites, table))
+            for name, precision in self.precisions.items()
+        }
+        if precisions == dict(self.precisions):
+            raise ExportError(
+                f"The cost table is for {table.runtime}; target {self.name} makes no choice by such a table. "
+                f"Make one with `handheld tune {self.name}`."
+            )
+        return replace(self, precisions=precisions)
 
     def precision(self, name: str) -> Precision:
         """A precision of this target. Raises ExportError naming what there is."""

@@ -3,7 +3,7 @@
 BUNDLE/
   manifest.json
   golden.safetensors        `input.<name>` and `output.<name>`, fp32, from the eager model
-  onnx/decoder.onnx         one folder per artefact; an artefact is a file or a folder
+  onnx/decoder/             one folder per artefact; an artefact is a file or a folder
   android/decoder.pte
   ios/decoder.mlpackage/
 """

@@ -79,12 +79,39 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Option:
+    """One of several equivalent lowerings of a place, as modelled when one of them was taken.
+
+    Attributes:
+        rewrite: its name.
+        relative_cost: modelled time over that of the plainest option, 1.0; null where it was refused.
+        weight_bytes: of the constants that it needs; null where it was refused.
+        refused: why it could not be taken; null where it could.
+    """
+
+    rewrite: str
+    relative_cost: float | None
+    weight_bytes: int | None
+    refused: str | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A place where a rewrite was taken from among others: node, module (may be empty), and what there was."""
+
+    node: str
+    module: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
 class RewriteRecord:
-    """What one rewrite did to one artefact: how often it applied, and each refusal."""
+    """What one rewrite did to one artefact: how often it applied, each refusal, each place it was chosen for."""
 
     name: str
     applied: int
     refused: tuple[Refusal, ...] = ()
+    selected: tuple[Selection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -179,12 +206,25 @@ _TENSOR = parsing.record(
         "description": _ANY_TEXT,
     },
 )
+_OPTION = parsing.record(
+    Option,
+    {
+        "rewrite": _TEXT,
+        "relative_cost": parsing.nullable(parsing.number(0)),
+        "weight_bytes": parsing.nullable(parsing.integer(0)),
+        "refused": parsing.nullable(_TEXT),
+    },
+)
+_SELECTION = parsing.record(
+    Selection, {"node": _TEXT, "module": _ANY_TEXT, "options": parsing.sequence(_OPTION, least=1)}
+)
 _REWRITE = parsing.record(
     RewriteRecord,
     {
         "name": _TEXT,
         "applied": parsing.integer(0),
         "refused": parsing.sequence(parsing.record(Refusal, {"node": _TEXT, "module": _ANY_TEXT, "reason": _TEXT})),
+        "selected": parsing.sequence(_SELECTION),
     },
 )
 _ARTIFACT = parsing.record(

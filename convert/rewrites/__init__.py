@@ -26,6 +26,6 @@ REWRITES = (
     pixel_shuffle.PERMUTED,
     safe_rms_norm.REWRITE,
     split_silu.REWRITE,
-    temporal_winograd.REWRITE,
-    temporal_winograd.POINTWISE,
+    *temporal_winograd.REWRITES,
+    *temporal_winograd.POINTWISE,
 )

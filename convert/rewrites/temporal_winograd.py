@@ -5,7 +5,7 @@
              z = conv2d(u; W', b', groups=P)      (n, P*I, H, W) -> (n, P*O, H', W')
              y = A @ z                            (T, O, H', W'), then from_frames
 
-`@` combines whole frames: `REWRITE` by a matrix product (T, I*H*W), `POINTWISE` by a 1x1 convolution of one image
+`@` combines whole frames: `REWRITES` by a matrix product (T, I*H*W), `POINTWISE` by a 1x1 convolution of one image
 whose channels are the frames, (1, T, I*H, W), for runtimes that delegate only convolutions.
 
 n tiles of m frames cover the clip, and each tile costs P = m + 2 convolutions of a frame in place of 3 * m: F(2, 3)
@@ -14,8 +14,7 @@ of frames. All tiles of all positions are one grouped convolution. B also holds 
 the convolution and those that fill the last tile, A drops the frames that it has over, and the bias rides on the
 position of point 1, which every output frame has once.
 
-Which m: the cheapest by multiply-adds of the convolution plus `_PER_ELEMENT` for each element that the transforms
-read or write; refused where one convolution per tap (`conv3d_taps`) is no dearer than that.
+Each m is a rewrite of its own: a target lets its cost table choose between them and one convolution per tap.
 
 Exact in real arithmetic; in fp32 the error of a layer grows from 1.3e-6 to 8e-6 at outputs up to 5. Not for fp16,
 where W', up to 30 times as large as W, cancels: lists for fp16 should not have it.
@@ -26,9 +25,8 @@ Constructed as Toom-Cook interpolation, transposed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -45,11 +43,6 @@ _TAPS = 3
 _POINTS = (0.0, 1.0, -1.0, 2.0, -0.5, -2.0)
 _BIAS_POSITION = _POINTS.index(1.0)
 _TILES = (2, 3, 4, 5)
-
-# Multiply-adds of a convolution in the time that a transform takes for one element, on onnxruntime.
-_PER_ELEMENT = 32
-# A modelled time over this share of plain taps' is refused: the model is no finer than that.
-_WORTH = 0.9
 
 
 @dataclass(frozen=True)
@@ -83,22 +76,6 @@ def _transforms(m: int) -> _Transforms:
     return _Transforms(outputs / columns, powers(_TAPS) * rows * columns.T, inputs / rows)
 
 
-def _cost(conv: fx.Node, m: int) -> float:
-    """Modelled cost per pixel of F(m, 3), in multiply-adds."""
-    out, into, _, *kernel = shape_of(conv.args[1])
-    frames = shape_of(conv)[2]
-    products = -(-frames // m) * (m + _TAPS - 1)
-    moved = (shape_of(conv.args[0])[2] + products) * into + (products + frames) * out
-    return products * out * into * math.prod(kernel) + _PER_ELEMENT * moved
-
-
-def _best(conv: fx.Node) -> tuple[int, float]:
-    """The cheapest m, and its cost over that of one convolution per tap."""
-    plain = shape_of(conv)[2] * math.prod(shape_of(conv.args[1]))
-    m = min(_TILES, key=lambda m: _cost(conv, m))
-    return m, _cost(conv, m) / plain
-
-
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
     if not is_call(node, aten.conv3d.default) or shape_of(node.args[1])[2] != _TAPS:
         return None
@@ -118,10 +95,7 @@ def _check(match: tuple[fx.Node, ...]) -> str | None:
         return f"{groups} groups: not dense"
     if shape_of(conv)[2] == 1:
         return "one frame out: there is nothing to share between frames"
-    if reason := batch_refusal(conv.args[0]):
-        return reason
-    m, ratio = _best(conv)
-    return f"F({m}, 3) would take {ratio:.2f} times the modelled time of plain taps" if ratio > _WORTH else None
+    return batch_refusal(conv.args[0])
 
 
 def _clip_transforms(m: int, t: _Transforms, sources: list[int], source_count: int) -> tuple[Tensor, Tensor]:
@@ -151,20 +125,19 @@ def _by_convolution(graph: Graph, matrix: Tensor, clip: fx.Node) -> fx.Node:
 
 
 def _replace(
-    combine: Callable[[Graph, Tensor, fx.Node], fx.Node], graph: Graph, match: tuple[fx.Node, ...]
+    m: int, combine: Callable[[Graph, Tensor, fx.Node], fx.Node], graph: Graph, match: tuple[fx.Node, ...]
 ) -> fx.Node:
     (conv,) = match
     bias, stride, padding, dilation = (argument(conv, i) for i in (2, 3, 4, 5))
     weight = graph.value(conv.args[1])
-    m, _ = _best(conv)
     t = _transforms(m)
     positions = m + _TAPS - 1
     source, sources = source_frames(conv.args[0])
     inputs, outputs = _clip_transforms(m, t, sources, shape_of(source)[2])
     tiles = inputs.shape[0] // positions
-    kernels = torch.einsum("pk,oikhw->poihw", t.kernel, weight.double()).flatten(0, 1)
+    kernels = torch.einsum("pk,oikhw->poihw", t.kernel.to(weight.device), weight.double()).flatten(0, 1)
     if bias is not None:
-        at_point = torch.zeros(positions, weight.shape[0], dtype=torch.float64)
+        at_point = weight.new_zeros(positions, weight.shape[0], dtype=torch.float64)
         at_point[_BIAS_POSITION] = graph.value(bias).double() / t.outputs[0, _BIAS_POSITION]
         bias = graph.constant(at_point.flatten().to(weight.dtype))
 
@@ -187,43 +160,50 @@ def _replace(
     return from_frames(graph, graph.call(aten.reshape.default, x, [out_frames, out_channels, height, width]))
 
 
-REWRITE = Rewrite(
-    name="temporal_winograd",
-    why=(
-        "Dense convolutions run at the CPU's multiply-add rate in every plain lowering: only fewer multiply-adds "
-        "help. In onnxruntime F(3, 3) and F(5, 3) in this form ran 1.3 to 2.1 times as fast as conv3d for 16 to "
-        "512 channels; with one convolution per position, 1.0 to 1.6 times."
-    ),
-    match=_match,
-    check=_check,
-    replace=partial(_replace, _by_matmul),
-    cases=(
-        Case("two frames, F(2, 3)", conv3d(64, 48, 3), (1, 64, 4, 5, 6)),
-        Case("three frames, F(3, 3), replicated border", bordered(1, 1, 32, 32, 3), (1, 32, 3, 5, 6)),
-        Case("four frames, F(4, 3), no bias", conv3d(24, 32, 3, bias=False), (1, 24, 6, 5, 5)),
-        Case("five frames, causal", bordered(2, 0, 32, 32, 3), (1, 32, 5, 4, 5)),
-        Case("tiles with a tail", bordered(1, 1, 32, 32, 3), (1, 32, 7, 4, 5)),
-        Case("no padding in space", conv3d(32, 32, 3, padding=0), (1, 32, 11, 5, 6)),
-        Case("pointwise in space", conv3d(256, 256, (3, 1, 1), padding=0), (1, 256, 7, 3, 4)),
-    ),
-    near_misses=(
-        Case("one frame", bordered(1, 1, 32, 32, 3), (1, 32, 1, 5, 5), 0, "one frame out"),
-        Case("few channels", bordered(1, 1, 4, 3, 3), (1, 4, 9, 8, 8), 0, "modelled time of plain taps"),
-        Case("five taps", bordered(2, 2, 32, 32, 5), (1, 32, 3, 5, 5), 0),
-        Case("zero padding in time", conv3d(32, 32, 3, padding=1), (1, 32, 4, 5, 5), 0, "none in time"),
-        Case("depthwise", bordered(1, 1, 32, 32, 3, groups=32), (1, 32, 4, 5, 5), 0, "32 groups"),
-        Case("stride", conv3d(32, 32, 3, stride=(1, 2, 2)), (1, 32, 4, 6, 6), 0, "stride [1, 2, 2]"),
-        Case("dilation", conv3d(32, 32, 3, dilation=2), (1, 32, 8, 8, 8), 0, "dilation [2, 2, 2]"),
-        Case("batch of two", conv3d(32, 32, 3), (2, 32, 4, 5, 5), 0, "batch of 2"),
-    ),
+_CASES = (
+    Case("as many frames as a tile has or fewer", conv3d(64, 48, 3), (1, 64, 4, 5, 6)),
+    Case("three frames, replicated border", bordered(1, 1, 32, 32, 3), (1, 32, 3, 5, 6)),
+    Case("no bias", conv3d(24, 32, 3, bias=False), (1, 24, 6, 5, 5)),
+    Case("five frames, causal", bordered(2, 0, 32, 32, 3), (1, 32, 5, 4, 5)),
+    Case("tiles with a tail", bordered(1, 1, 32, 32, 3), (1, 32, 7, 4, 5)),
+    Case("no padding in space", conv3d(32, 32, 3, padding=0), (1, 32, 11, 5, 6)),
+    Case("pointwise in space", conv3d(256, 256, (3, 1, 1), padding=0), (1, 256, 7, 3, 4)),
+)
+_NEAR_MISSES = (
+    Case("one frame", bordered(1, 1, 32, 32, 3), (1, 32, 1, 5, 5), 0, "one frame out"),
+    Case("five taps", bordered(2, 2, 32, 32, 5), (1, 32, 3, 5, 5), 0),
+    Case("zero padding in time", conv3d(32, 32, 3, padding=1), (1, 32, 4, 5, 5), 0, "none in time"),
+    Case("depthwise", bordered(1, 1, 32, 32, 3, groups=32), (1, 32, 4, 5, 5), 0, "32 groups"),
+    Case("stride", conv3d(32, 32, 3, stride=(1, 2, 2)), (1, 32, 4, 6, 6), 0, "stride [1, 2, 2]"),
+    Case("dilation", conv3d(32, 32, 3, dilation=2), (1, 32, 8, 8, 8), 0, "dilation [2, 2, 2]"),
+    Case("batch of two", conv3d(32, 32, 3), (2, 32, 4, 5, 5), 0, "batch of 2"),
 )
 
-POINTWISE = replace(
-    REWRITE,
-    name="temporal_winograd_pointwise",
-    why=(
+
+def _rewrite(m: int, suffix: str, why: str, combine: Callable[[Graph, Tensor, fx.Node], fx.Node]) -> Rewrite:
+    name = f"winograd_f{m}{suffix}"
+    return Rewrite(name, why, _match, _check, partial(_replace, m, combine), _CASES, _NEAR_MISSES)
+
+
+# One rewrite a tile size, for a target's `Choice`.
+REWRITES = tuple(
+    _rewrite(
+        m,
+        "",
+        "Dense convolutions run at the CPU's multiply-add rate in every plain lowering: only fewer multiply-adds "
+        "help. In onnxruntime F(3, 3) and F(5, 3) in this form ran 1.3 to 2.1 times as fast as conv3d for 16 to "
+        "512 channels; with one convolution per position, 1.0 to 1.6 times.",
+        _by_matmul,
+    )
+    for m in _TILES
+)
+POINTWISE = tuple(
+    _rewrite(
+        m,
+        "_pointwise",
         "XNNPACK delegates no product with a constant matrix on the left: each would be left to ExecuTorch's "
-        "portable kernel and split the delegate. A 1x1 convolution that combines frames stays inside."
-    ),
-    replace=partial(_replace, _by_convolution),
+        "portable kernel and split the delegate. A 1x1 convolution that combines frames stays inside.",
+        _by_convolution,
+    )
+    for m in _TILES
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import operator
 import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from torch import fx
 
 from handheld.runtime.manifest import Tolerance
 
+from ..choice import Choice
+from ..cost import shipped_table
 from ..quiet import quiet
+from ..rewrite import Pass, Rewrite
 from ..rewrites import (
     batch_in_time,
     cancel_layouts,
@@ -20,27 +24,35 @@ from ..rewrites import (
     channel_mean,
     conv3d_taps,
     interleave_frames,
+    merge_border_taps,
     pixel_shuffle,
     safe_rms_norm,
     split_silu,
+    temporal_winograd,
 )
 from ..target import Job, Lowered, Precision, Target, in_half
 
-REWRITES = (
-    # Multi-op patterns first, while the ops that they are made of are still there.
-    channel_layer_norm.REWRITE,
-    interleave_frames.REWRITE,
-    pixel_shuffle.FRAMES,
-    conv3d_taps.REWRITE,
-    # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
-    channel_mean.REWRITE,
-    # Everything else that is still of rank 5.
-    batch_in_time.REWRITE,
-    # After pixel_shuffle_frames, which makes the shuffles rank 4.
-    pixel_shuffle.PERMUTED,
-    # Last: the others leave layout changes in pairs.
-    cancel_layouts.REWRITE,
-)
+_COSTS = partial(shipped_table, "xnnpack")
+
+
+def _rewrites(*convolutions: Rewrite) -> tuple[Pass, ...]:
+    """The list, with what 3D convolutions may become: `convolutions`, or one 2D convolution per tap."""
+    return (
+        # Multi-op patterns first, while the ops that they are made of are still there.
+        channel_layer_norm.REWRITE,
+        interleave_frames.REWRITE,
+        pixel_shuffle.FRAMES,
+        # The cheapest at each place.
+        Choice((*convolutions, conv3d_taps.REWRITE), _COSTS),
+        # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
+        channel_mean.REWRITE,
+        # Everything else that is still of rank 5.
+        batch_in_time.REWRITE,
+        # After pixel_shuffle_frames, which makes the shuffles rank 4.
+        pixel_shuffle.PERMUTED,
+        # Last: the others leave layout changes in pairs.
+        cancel_layouts.REWRITE,
+    )
 
 
 def lower(job: Job) -> Lowered:
@@ -86,11 +98,12 @@ TARGET = Target(
     packages=("executorch",),
     precisions={
         "fp32": Precision(
-            REWRITES, Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9")
+            _rewrites(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE),
+            Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
-            (safe_rms_norm.REWRITE, split_silu.REWRITE, *REWRITES),
+            (safe_rms_norm.REWRITE, split_silu.REWRITE, *_rewrites(merge_border_taps.REWRITE)),
             Tolerance(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from handheld.runtime.manifest import Tolerance
 
+from ..choice import Choice
+from ..cost import shipped_table
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -13,6 +17,7 @@ from ..rewrites import (
     channel_layer_norm,
     conv3d_taps,
     interleave_frames,
+    merge_border_taps,
     pixel_shuffle,
     safe_rms_norm,
 )
@@ -26,7 +31,7 @@ REWRITES = (
     # coremltools converts pixel_shuffle at rank 4 only.
     pixel_shuffle.FRAMES,
     # 3D convolution runs on the GPU only, and only since iOS 17 (apple/coremltools #1368).
-    conv3d_taps.REWRITE,
+    Choice((merge_border_taps.REWRITE, conv3d_taps.REWRITE), partial(shipped_table, "coreml")),
     # Everything else that is still of rank 5.
     batch_in_time.REWRITE,
     # Last: the others leave layout changes in pairs.
@@ -62,7 +67,10 @@ TARGET = Target(
     filename="decoder.mlpackage",
     packages=("coremltools",),
     precisions={
-        "fp32": Precision(REWRITES, Tolerance(1e-3, "fp32 sums in another order, as on the other targets")),
+        "fp32": Precision(
+            REWRITES,
+            Tolerance(1e-3, "fp32 sums in another order, as on the other targets"),
+        ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
             (safe_rms_norm.REWRITE, *REWRITES),

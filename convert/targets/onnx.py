@@ -2,37 +2,54 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from handheld.runtime.manifest import Tolerance
+from handheld.runtime.session.ort import MODEL
 
+from ..choice import Choice
+from ..cost import shipped_table
 from ..quiet import quiet
+from ..rewrite import Pass, Rewrite
 from ..rewrites import (
     batch_in_time,
     cancel_layouts,
     channel_layer_norm,
     conv3d_taps,
     interleave_frames,
+    merge_border_taps,
     pixel_shuffle,
     safe_rms_norm,
+    temporal_winograd,
 )
 from ..target import Job, Lowered, Precision, Target, in_half
 
-REWRITES = (
-    # Multi-op patterns first, while the ops that they are made of are still there.
-    channel_layer_norm.REWRITE,
-    interleave_frames.REWRITE,
-    pixel_shuffle.FRAMES,
-    conv3d_taps.REWRITE,
-    # Everything else that is still of rank 5.
-    batch_in_time.REWRITE,
-    # Last: the others leave layout changes in pairs.
-    cancel_layouts.REWRITE,
-)
+_COSTS = partial(shipped_table, "onnxruntime")
+
+
+def _rewrites(*convolutions: Rewrite) -> tuple[Pass, ...]:
+    """The list, with what 3D convolutions may become: `convolutions`, or one 2D convolution per tap."""
+    return (
+        # Multi-op patterns first, while the ops that they are made of are still there.
+        channel_layer_norm.REWRITE,
+        interleave_frames.REWRITE,
+        pixel_shuffle.FRAMES,
+        # The cheapest at each place.
+        Choice((*convolutions, conv3d_taps.REWRITE), _COSTS),
+        # Everything else that is still of rank 5.
+        batch_in_time.REWRITE,
+        # Last: the others leave layout changes in pairs.
+        cancel_layouts.REWRITE,
+    )
 
 
 def lower(job: Job) -> Lowered:
-    """Write a `.onnx` file with its weights inside; I/O in the artefact's precision."""
+    """Write a folder with `model.onnx` and its weights beside it; I/O in the artefact's precision.
+
+    Weights in a file of their own are mapped by onnxruntime, not read into the heap, before it lays them out anew.
+    """
     half = job.precision == "fp16"
     graph, latents = in_half(job) if half else (job.graph, job.latents)
     with quiet():
@@ -44,7 +61,8 @@ def lower(job: Job) -> Lowered:
             output_names=["frames"],
         )
         assert program is not None  # dynamo=True always returns one
-        program.save(job.path, external_data=False)
+        job.path.mkdir()
+        program.save(job.path / MODEL, external_data=True)
     dtype = "float16" if half else "float32"
     opset = program.model.opset_imports[""]
     return Lowered(dtype, dtype, settings={"opset": opset, "exporter": "torch.onnx, dynamo"})
@@ -54,15 +72,16 @@ TARGET = Target(
     name="onnx",
     extra="onnx",
     runtime="onnxruntime",
-    filename="decoder.onnx",
+    filename="decoder",
     packages=("onnx", "onnxscript"),
     precisions={
         "fp32": Precision(
-            REWRITES, Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9")
+            _rewrites(merge_border_taps.REWRITE, *temporal_winograd.REWRITES),
+            Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
-            (safe_rms_norm.REWRITE, *REWRITES),
+            (safe_rms_norm.REWRITE, *_rewrites(merge_border_taps.REWRITE)),
             Tolerance(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",

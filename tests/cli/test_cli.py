@@ -87,7 +87,7 @@ def test_the_whole_way_from_a_video_to_a_decoded_video(handheld: Run, video: Pat
 
     status, text, _ = handheld("export", run, "-t", "onnx", "-o", made)
     assert status == 0
-    assert "onnx/decoder.onnx" in text
+    assert "onnx/decoder" in text
     manifest = json.loads((made / "manifest.json").read_text())
     assert manifest["provenance"]["teacher"]["name"] == "embedded"
     assert manifest["provenance"]["golden_latents"] == "a held-out clip of the run"
@@ -157,7 +157,7 @@ def test_an_altered_artefact_fails_by_hash(handheld: Run, bundle: Path, tmp_path
 
     copy = tmp_path / "bundle"
     shutil.copytree(bundle, copy)
-    model = copy / "onnx" / "decoder.onnx"
+    model = copy / "onnx" / "decoder" / "model.onnx"
     body = bytearray(model.read_bytes())
     body[len(body) // 2] ^= 1
     model.write_bytes(body)

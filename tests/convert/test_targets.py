@@ -141,7 +141,10 @@ def test_manifest_records_what_the_rewrites_did(tiny_bundles) -> None:
     (artifact,) = tiny_bundles("onnx", "fp32").artifacts
     applied = {record.name: record.applied for record in artifact.rewrites}
     convolutions = sum(isinstance(m, nn.Conv3d) for m in TurboVAEDecoder.from_preset("tiny").modules())
-    assert applied["conv3d_taps"] == convolutions
+    selections = [selection for record in artifact.rewrites for selection in record.selected]
+    assert len({selection.node for selection in selections}) == len(selections) == convolutions
+    assert all(len(record.selected) in (0, record.applied) for record in artifact.rewrites)
+    assert "onnxruntime 1.32.0" in artifact.settings["costs"]
     assert applied["interleave_frames"] == 1
     assert artifact.settings["captured"]["max_rank"] == 6
     assert artifact.settings["rewritten"]["max_rank"] == 5

@@ -50,6 +50,8 @@ def test_a_written_manifest_fits_the_schema(plain_bundle: Bundle, schema_faults:
         (m.Tolerance, "tolerance"),
         (m.RewriteRecord, "rewrite"),
         (m.Refusal, "refusal"),
+        (m.Selection, "selection"),
+        (m.Option, "option"),
         (m.Manifest, None),
     ],
 )
