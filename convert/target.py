@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
 from .errors import ExportError
+from .limits import Limits
 from .rewrite import Rewrite
 
 
@@ -60,10 +62,12 @@ class Precision:
     Attributes:
         rewrites: applied in this order.
         tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
+        dtype: what activations are computed in; the graph that is rewritten is fp32 in every precision.
     """
 
     rewrites: tuple[Rewrite, ...]
     tolerance: Tolerance
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ class Target:
         packages: importable packages that lowering needs.
         precisions: by name.
         lower: writes a job's artefact.
+        limits: what the runtime does not take, for `handheld check`.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Target:
     packages: tuple[str, ...]
     precisions: Mapping[str, Precision]
     lower: Callable[[Job], Lowered]
+    limits: Limits | None = None
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

@@ -12,6 +12,7 @@ from torch import fx
 
 from handheld.runtime.manifest import Tolerance
 
+from ..limits.xnnpack import limits
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -95,7 +96,9 @@ TARGET = Target(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
             ),
+            torch.float16,
         ),
     },
     lower=lower,
+    limits=limits,
 )

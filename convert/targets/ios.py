@@ -6,6 +6,7 @@ import torch
 
 from handheld.runtime.manifest import Tolerance
 
+from ..limits.coreml import limits
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -70,7 +71,9 @@ TARGET = Target(
                 0.05,
                 "fp16 rounding through the stack: at most 0.008 in the reference evaluator, on tiny, ltx, hunyuan",
             ),
+            torch.float16,
         ),
     },
     lower=lower,
+    limits=limits,
 )
