@@ -7,6 +7,7 @@ stop the whole lowering are tried alone.
 from __future__ import annotations
 
 import operator
+from collections import Counter
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
@@ -21,8 +22,9 @@ from torch.nn import functional as F
 from handheld.convert import TARGETS
 from handheld.convert.limits import Limit, coreml, onnxruntime, vulkan, xnnpack
 from handheld.convert.quiet import quiet
-from handheld.convert.rewrite import capture
+from handheld.convert.rewrite import capture, module_of
 from handheld.convert.rewrites.cases import Lambda
+from handheld.models import TurboVAEDecoder
 
 CLIP = (1, 8, 3, 6, 6)
 FRAMES = (3, 8, 6, 6)
@@ -164,16 +166,21 @@ def stated(limits: Callable, dtype: torch.dtype) -> dict[str, list[Limit]]:
 
 def partitioned(partitioner, names: list[str], dtype: torch.dtype) -> dict[str, bool]:
     """Per case, whether a delegate of ExecuTorch takes all of it."""
+    inputs = tuple(torch.randn(CASES[name][1]).to(dtype) for name in names)
+    left = {part_of(node) for node in left_outside(partitioner, _Parts(names).to(dtype), inputs)}
+    return {name: place not in left for place, name in enumerate(names)}
+
+
+def left_outside(partitioner, model: nn.Module, inputs: tuple[Tensor, ...]) -> list[fx.Node]:
+    """The nodes of the edge program that a delegate of ExecuTorch does not take."""
     from executorch.exir import EdgeCompileConfig, to_edge
 
-    inputs = tuple(torch.randn(CASES[name][1]).to(dtype) for name in names)
     with quiet():
-        program = torch.export.export(_Parts(names).to(dtype), inputs)
+        program = torch.export.export(model, inputs)
         kept = list(partitioner.ops_to_not_decompose(program)[0])
         edge = to_edge(program, compile_config=EdgeCompileConfig(_check_ir_validity=False, preserve_ops=kept))
         tagged = partitioner.partition(edge.exported_program()).tagged_exported_program
-    left = {part_of(node) for node in ops(tagged.graph) if "delegation_tag" not in node.meta}
-    return {name: place not in left for place, name in enumerate(names)}
+    return [node for node in ops(tagged.graph) if "delegation_tag" not in node.meta]
 
 
 def severities(found: list[Limit]) -> set[str]:
@@ -229,6 +236,28 @@ def test_vulkan_limits_are_what_the_partitioner_leaves_outside() -> None:
     program = torch.export.export(module("pixel_shuffle, clip"), (torch.randn(1, 3, 8, 6, 6),))
     with quiet(), pytest.raises(RuntimeError, match="was not decomposed"):
         to_edge_transform_and_lower(program, partitioner=[VulkanPartitioner()])
+
+
+@pytest.mark.parametrize("runtime", ["xnnpack", "vulkan"])
+def test_findings_in_a_whole_decoder_are_the_nodes_that_the_partitioner_leaves_module_by_module(
+    runtime: str,
+) -> None:
+    pytest.importorskip("executorch")
+    from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    model = TurboVAEDecoder.from_preset("tiny")
+    latents = torch.randn(model.spec.latent_shape(frames=3, height=16, width=16))
+    partitioner, limits = {
+        "xnnpack": (XnnpackPartitioner, xnnpack.limits),
+        "vulkan": (VulkanPartitioner, vulkan.limits),
+    }[runtime]
+    left = left_outside(partitioner(), model, (latents,))
+    found = [node for node in ops(capture(model, (latents,)).graph) if limits(node, torch.float32)]
+    if runtime == "xnnpack":  # taken by the partitioner, and fails to load
+        found = [node for node in found if "pixel_shuffle" not in node.name]
+    assert Counter(map(module_of, found)) == Counter(map(module_of, left))
+    assert len(found) > 20
 
 
 def _convert(names: list[str]) -> None:
