@@ -15,7 +15,7 @@ from handheld.convert.memory import lifetimes, moved_bytes, peak_memory, weight_
 from handheld.convert.rewrite import capture, multiply_adds
 from handheld.convert.rewrites.cases import Lambda
 from handheld.convert.target import Target
-from handheld.models import PRESETS, TurboVAEDecoder
+from handheld.models import TurboVAEDecoder
 
 ANDROID = TARGETS["android"]
 
@@ -27,16 +27,23 @@ def report(preset: str, target: Target, precision: str = "fp32", *, size: int = 
 
 
 @pytest.mark.parametrize("target", list(TARGETS))
-@pytest.mark.parametrize("preset", list(PRESETS))
-def test_every_preset_is_legal_on_every_target_after_its_rewrites(preset: str, target: str) -> None:
+def test_the_tiny_preset_is_legal_in_every_precision_of_every_target(target: str) -> None:
     for precision, wanted in TARGETS[target].precisions.items():
-        found = report(preset, TARGETS[target], precision, causal=preset == "ltx")
+        found = report("tiny", TARGETS[target], precision)
         assert not found.illegal
         assert all(finding.repaired_by for finding in found.findings if finding.limit.blocks)
         assert found.findings
-        assert found.captured.multiply_adds > 0
-        held = found.captured.weight_bytes / wanted.dtype.itemsize
-        assert held == sum(p.numel() for p in TurboVAEDecoder.from_preset(preset).parameters())
+        weights = sum(p.numel() for p in TurboVAEDecoder.from_preset("tiny").parameters())
+        assert found.captured.weight_bytes == weights * wanted.dtype.itemsize
+
+
+@pytest.mark.parametrize(("preset", "causal"), [("ltx", True), ("hunyuan", False), ("dc", False)])
+def test_full_presets_are_legal_on_every_target(preset: str, causal: bool) -> None:
+    for target in TARGETS.values():
+        # The rewrites for fp16 include those for fp32.
+        found = report(preset, target, "fp16" if "fp16" in target.precisions else "fp32", causal=causal)
+        assert not found.illegal
+        assert all(finding.repaired_by for finding in found.findings if finding.limit.blocks)
 
 
 def test_each_finding_names_its_module_its_reason_and_the_rewrite_that_repairs_it() -> None:
