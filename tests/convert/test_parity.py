@@ -103,6 +103,13 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
     return {one.name: (part - one.before.flatten()).abs().max().item() for one, part in zip(trials, parts)}
 
 
+def skip_where_it_cannot_run(target: Target) -> None:
+    if missing := target.missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    if target.runtime != "coreml" and (reason := SESSIONS[target.runtime].unavailable()):
+        pytest.skip(reason)
+
+
 def faults(target: Target, precision: str, errors: dict[str, float]) -> dict[str, str]:
     """The trials whose error the target's own tolerance does not allow."""
     tolerance = target.precision(precision).tolerance
@@ -157,8 +164,7 @@ def test_every_rewrite_of_every_target_is_in_the_table_that_is_tested() -> None:
 def test_rewritten_cases_compute_the_same_in_the_targets_runtime(
     target: str, precision: str, rewrites: tuple[Rewrite, ...], tmp_path: Path
 ) -> None:
-    if missing := TARGETS[target].missing():
-        pytest.skip(f"needs {', '.join(missing)}")
+    skip_where_it_cannot_run(TARGETS[target])
     trials = [trial(rewrite, case) for rewrite in rewrites for case in rewrite.cases]
     assert faults(TARGETS[target], precision, lowered_errors(TARGETS[target], precision, trials, tmp_path)) == {}
 
@@ -193,8 +199,7 @@ def test_a_wrong_rewrite_fails_the_eager_comparison(wrong: Rewrite) -> None:
 def test_wrong_rewrites_fail_the_lowered_comparison_and_a_right_one_beside_them_does_not(
     target: str, tmp_path: Path
 ) -> None:
-    if missing := TARGETS[target].missing():
-        pytest.skip(f"needs {', '.join(missing)}")
+    skip_where_it_cannot_run(TARGETS[target])
     trials = [trial(rewrite, rewrite.cases[0]) for rewrite in (conv3d_taps.REWRITE, *WRONG)]
     found = faults(TARGETS[target], "fp32", lowered_errors(TARGETS[target], "fp32", trials, tmp_path))
     assert list(found) == [wrong.name for wrong in trials[1:]]
