@@ -7,7 +7,7 @@ the ops that result. So a rewrite needs no cost function of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,6 +77,17 @@ class Choice:
             )
             for option in self.options
         ]
+
+
+def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
+    """Every rewrite that the passes may apply, in order, choices' options among them."""
+    found: list[Rewrite] = []
+    for step in passes:
+        if isinstance(step, Choice):
+            found += step.options
+        elif isinstance(step, Rewrite):
+            found.append(step)
+    return found
 
 
 def with_costs(passes: tuple[Pass, ...], table: CostTable) -> tuple[Pass, ...]:

@@ -46,8 +46,8 @@ class Step:
     doing: str
 
 
-def resolve_targets(names: Sequence[str], precision: str) -> list[Target]:
-    """Targets by name, each with the precision and the packages that it needs.
+def resolve_targets(names: Sequence[str], precision: str, *, installed: bool = True) -> list[Target]:
+    """Targets by name, each with the precision and, unless not `installed`, the packages that lowering needs.
 
     Raises ExportError for an unknown name, a precision that a target lacks, and packages that are missing;
     nothing is exported halfway.
@@ -62,7 +62,7 @@ def resolve_targets(names: Sequence[str], precision: str) -> list[Target]:
             continue
         target = TARGETS[name]
         target.precision(precision)
-        if missing := target.missing():
+        if installed and (missing := target.missing()):
             faults.append(f"target {name} needs {', '.join(missing)}: pip install 'handheld[{target.extra}]'")
         targets.append(target)
     if faults:

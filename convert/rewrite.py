@@ -22,6 +22,14 @@ from handheld.runtime.manifest import Refusal, RewriteRecord
 
 from .errors import ExportError
 
+_CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
+_PRODUCTS = (
+    torch.ops.aten.matmul.default,
+    torch.ops.aten.mm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.linear.default,
+)
+
 
 @dataclass(frozen=True)
 class Case:
@@ -242,6 +250,8 @@ def multiply_adds(module: fx.GraphModule) -> int:
     """Multiply-adds of the convolutions and matrix products of the graph."""
     total = 0
     for node in module.graph.nodes:
-        if is_call(node, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default):
+        if is_call(node, *_CONVOLUTIONS):
             total += math.prod(shape_of(node)) * math.prod(shape_of(node.args[1])[1:])
+        elif is_call(node, *_PRODUCTS):
+            total += math.prod(shape_of(node)) * shape_of(node.args[0])[-1]
     return total

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
@@ -16,6 +17,7 @@ from handheld.runtime.manifest import Tolerance
 from .choice import with_costs
 from .cost import CostTable
 from .errors import ExportError
+from .limits import Limits
 from .rewrite import Pass
 
 
@@ -62,10 +64,12 @@ class Precision:
     Attributes:
         rewrites: applied in this order.
         tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
+        dtype: what activations are computed in; the graph that is rewritten is fp32 in every precision.
     """
 
     rewrites: tuple[Pass, ...]
     tolerance: Tolerance
+    dtype: torch.dtype = torch.float32
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Target:
         packages: importable packages that lowering needs.
         precisions: by name.
         lower: writes a job's artefact.
+        limits: what the runtime does not take, for `handheld check`.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Target:
     packages: tuple[str, ...]
     precisions: Mapping[str, Precision]
     lower: Callable[[Job], Lowered]
+    limits: Limits | None = None
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

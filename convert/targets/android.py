@@ -15,6 +15,7 @@ from handheld.runtime.manifest import Tolerance
 
 from ..choice import Choice
 from ..cost import shipped_table
+from ..limits.xnnpack import limits
 from ..quiet import quiet
 from ..rewrite import Pass, Rewrite
 from ..rewrites import (
@@ -108,7 +109,9 @@ TARGET = Target(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
             ),
+            torch.float16,
         ),
     },
     lower=lower,
+    limits=limits,
 )

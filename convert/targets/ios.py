@@ -10,6 +10,7 @@ from handheld.runtime.manifest import Tolerance
 
 from ..choice import Choice
 from ..cost import shipped_table
+from ..limits.coreml import limits
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -78,7 +79,9 @@ TARGET = Target(
                 0.05,
                 "fp16 rounding through the stack: at most 0.008 in the reference evaluator, on tiny, ltx, hunyuan",
             ),
+            torch.float16,
         ),
     },
     lower=lower,
+    limits=limits,
 )

@@ -23,6 +23,7 @@ _PUBLIC = {
     "read_run": "handheld.distill",
     "DistillError": "handheld.distill",
     "TARGETS": "handheld.convert",
+    "check": "handheld.convert",
     "export": "handheld.convert",
     "resolve_targets": "handheld.convert",
     "ExportError": "handheld.convert",

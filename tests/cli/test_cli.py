@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from handheld.cli import main
 
-COMMANDS = ("distill", "export", "verify", "profile", "encode", "decode", "demo", "doctor")
+COMMANDS = ("distill", "check", "export", "verify", "profile", "encode", "decode", "demo", "doctor")
 
 RECIPE = """
 teacher: {name: embedded}
@@ -207,6 +207,15 @@ def _existing_bundle(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "onnx", "-o", bundle]
 
 
+def _unknown_target(tmp: Path, bundle: Path) -> list:
+    return ["check", "tiny", "-t", "windows", "--json", tmp / "report.json"]
+
+
+def _unwritable_report(tmp: Path, bundle: Path) -> list:
+    size = ["--height", 16, "--width", 16, "--frames", 3]
+    return ["check", "tiny", "-t", "onnx", *size, "--json", tmp / "none" / "report.json"]
+
+
 def _no_recipe(tmp: Path, bundle: Path) -> list:
     return ["distill", "-o", tmp / "run"]
 
@@ -224,6 +233,36 @@ def _text_to_encode(tmp: Path, bundle: Path) -> list:
     return ["encode", tmp / "clip.mp4", "--for", bundle, "-o", tmp / "latents.safetensors"]
 
 
+def test_check_prints_what_is_not_taken_and_writes_the_whole_report(handheld: Run, tmp_path: Path) -> None:
+    size = ["--height", 32, "--width", 32, "--frames", 3]
+    file = tmp_path / "report.json"
+    status, text, _ = handheld("check", "tiny", "-t", "android", "-t", "onnx", *size, "--json", file)
+    assert status == 0
+    assert all(part in text for part in ("conv3d_taps", "conv_in.conv", "refused", "multiply-adds", "all repaired"))
+    written = json.loads(file.read_text())
+    assert [report["target"] for report in written["reports"]] == ["android", "onnx"]
+    assert len(written["reports"][0]["findings"]) > 10
+
+
+def test_check_exits_with_1_where_something_is_left(handheld: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from handheld.convert import TARGETS
+
+    fp32 = replace(TARGETS["android"].precisions["fp32"], rewrites=())
+    monkeypatch.setitem(TARGETS, "android", replace(TARGETS["android"], precisions={"fp32": fp32}))
+    status, text, _ = handheld("check", "tiny", "-t", "android", "--height", 32, "--width", 32, "--frames", 3)
+    assert status == 1
+    assert "NOT LEGAL" in text
+    assert "left after the rewrites" in text
+
+
+def test_check_needs_no_package_of_the_target(handheld: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("handheld.convert.target.importlib.util.find_spec", lambda name: None)
+    size = ["--height", 32, "--width", 32, "--frames", 3]
+    assert handheld("check", "tiny", "-t", "android", "-t", "ios", *size)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("mistake", "parts"),
     [
@@ -235,6 +274,8 @@ def _text_to_encode(tmp: Path, bundle: Path) -> list:
         (_unwritable_output, ["cannot be written"]),
         (_unwritable_run, ["file"]),
         (_existing_bundle, ["exists", "overwrite"]),
+        (_unknown_target, ["no target 'windows'", "android"]),
+        (_unwritable_report, ["report.json cannot be written"]),
         (_no_recipe, ["Give a recipe"]),
         (_not_a_run, ["config.json"]),
         (_impossible_size, ["height=33", "nearest: 32 and 40", "frames=4", "nearest: 3 and 5"]),

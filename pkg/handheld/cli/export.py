@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from . import options
 from .console import note, say, size, status, table
 
 if TYPE_CHECKING:
@@ -25,14 +26,7 @@ EPILOG = (
 
 
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A run folder, a preset with random weights (ltx, hunyuan, cogvideox, dc, tiny), a checkpoint "
-            "(.safetensors, .pth, .ckpt), or a folder or hub id with config.json and weights.",
-            show_default=False,
-        ),
-    ],
+    source: options.Source,
     target: Annotated[
         list[str],
         typer.Option(
@@ -46,31 +40,14 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="Bundle folder to make.", show_default="SOURCE-bundle"),
     ] = None,
-    height: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Frame height in pixels.", show_default="the run's, else 256"),
-    ] = None,
-    width: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(help="Frame width in pixels.", show_default="the run's, else 256"),
-    ] = None,
-    frames: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"
-        ),
-    ] = None,
+    height: options.Height = None,
+    width: options.Width = None,
+    frames: options.Frames = None,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
-    config: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
-    ] = None,
-    subfolder: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Folder inside SOURCE that holds the decoder.", show_default=False),
-    ] = None,
-    causal: Annotated[bool, typer.Option("--causal", help="The causal form of a preset.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of a preset's random weights.")] = 0,
+    config: options.Config = None,
+    subfolder: options.Subfolder = None,
+    causal: options.Causal = False,
+    seed: options.Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Lower a decoder to Core ML, ExecuTorch and ONNX.

@@ -1,0 +1,38 @@
+"""Arguments that say which decoder and which clip, for the commands that capture a graph."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A run folder, a preset with random weights (ltx, hunyuan, cogvideox, dc, tiny), a checkpoint "
+        "(.safetensors, .pth, .ckpt), or a folder or hub id with config.json and weights.",
+        show_default=False,
+    ),
+]
+Height = Annotated[
+    Optional[int],  # noqa: UP045  typer reads this at run time
+    typer.Option(help="Frame height in pixels.", show_default="the run's, else 256"),
+]
+Width = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Frame width in pixels.", show_default="the run's, else 256"),
+]
+Frames = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"),
+]
+Config = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
+]
+Subfolder = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder inside SOURCE that holds the decoder.", show_default=False),
+]
+Causal = Annotated[bool, typer.Option("--causal", help="The causal form of a preset.")]
+Seed = Annotated[int, typer.Option(help="Seed of a preset's random weights.")]

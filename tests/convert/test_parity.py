@@ -1,0 +1,208 @@
+"""Every rewrite on its cases: how often it applies, what it refuses and why, and the same function before and
+after, in eager mode and lowered by every target that has it.
+
+A new rewrite or target comes in by being in its table. In the real runtime all cases of one target and precision
+are one artefact, which takes and gives them as one vector: lowering costs seconds, whatever it lowers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from handheld.convert import TARGETS
+from handheld.convert.choice import rewrites_of
+from handheld.convert.reference import evaluate, load_program
+from handheld.convert.rewrite import Case, Rewrite, apply, capture
+from handheld.convert.rewrites import REWRITES, conv3d_taps
+from handheld.convert.target import Job, Target
+from handheld.runtime.manifest import RewriteRecord, TensorSpec
+from handheld.runtime.session import SESSIONS
+
+# fp32 sums in another order; outputs are of order one.
+EAGER_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A case before and after a rewrite, on seeded weights and inputs.
+
+    Attributes:
+        x: fp32 input of the case's shape.
+        before: what the module gives for it.
+        graph: the rewritten graph.
+        record: what the rewrite did.
+    """
+
+    name: str
+    x: Tensor
+    before: Tensor
+    graph: fx.GraphModule
+    record: RewriteRecord
+
+    @property
+    def eager_error(self) -> float:
+        with torch.no_grad():
+            return (self.graph(self.x) - self.before).abs().max().item()
+
+
+def trial(rewrite: Rewrite, case: Case) -> Trial:
+    torch.manual_seed(0)
+    model = case.build().eval()
+    x = torch.randn(case.shape)
+    graph = capture(model, (x,))
+    (record,) = apply(graph, (rewrite,))
+    with torch.no_grad():
+        return Trial(f"{rewrite.name}: {case.name}", x, model(x), graph, record)
+
+
+class Together(nn.Module):
+    """Trials in one graph: their inputs end to end (L,) -> their outputs end to end (L',)."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        super().__init__()
+        # As plain graph modules: an exported one has no `train`, which torch.export's caller goes through.
+        self.graphs = nn.ModuleList(fx.GraphModule(one.graph, one.graph.graph) for one in trials)
+        self.shapes = [one.x.shape for one in trials]
+
+    def forward(self, latents: Tensor) -> Tensor:
+        parts = latents.split([math.prod(shape) for shape in self.shapes])
+        outputs = [graph(x.reshape(shape)) for graph, x, shape in zip(self.graphs, parts, self.shapes)]
+        return torch.cat([y.reshape(-1) for y in outputs])
+
+
+def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], folder: Path) -> dict[str, float]:
+    """Per trial, the largest difference of the lowered rewritten graph from the eager module.
+
+    In the target's own runtime; in the reference evaluator for Core ML.
+    """
+    latents = torch.cat([one.x.flatten() for one in trials])
+    path = folder / target.filename
+    graph = capture(Together(trials), (latents,))
+    lowered = target.lower(Job(graph, latents, precision, path, (latents,)))
+    arrays = {"latents": latents.numpy()}
+    if target.runtime == "coreml":
+        frames = evaluate(load_program(path), arrays).outputs["frames"]
+    else:
+        length = sum(one.before.numel() for one in trials)
+        artifact = SimpleNamespace(
+            name="parity", input_dtype=lowered.input_dtype, output_dtype=lowered.output_dtype
+        )
+        inputs, outputs = TensorSpec("latents", tuple(latents.shape)), TensorSpec("frames", (length,))
+        with SESSIONS[target.runtime](path, artifact, (inputs,), (outputs,), 1) as session:
+            frames = session.run(arrays)["frames"]
+    parts = torch.from_numpy(np.array(frames)).split([one.before.numel() for one in trials])
+    return {one.name: (part - one.before.flatten()).abs().max().item() for one, part in zip(trials, parts)}
+
+
+def skip_where_it_cannot_run(target: Target) -> None:
+    if missing := target.missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    if target.runtime != "coreml" and (reason := SESSIONS[target.runtime].unavailable()):
+        pytest.skip(reason)
+
+
+def faults(target: Target, precision: str, errors: dict[str, float]) -> dict[str, str]:
+    """The trials whose error the target's own tolerance does not allow."""
+    tolerance = target.precision(precision).tolerance
+    return {name: fault for name, error in errors.items() if (fault := tolerance.fault(error, math.inf))}
+
+
+def lowerings() -> list[tuple[str, str, tuple[Rewrite, ...]]]:
+    """Each target and floating-point precision with the rewrites of it that no earlier one of the target had."""
+    rows = []
+    for target in TARGETS.values():
+        seen: set[str] = set()
+        for name, precision in target.precisions.items():
+            new = tuple(r for r in rewrites_of(precision.rewrites) if r.name not in seen)
+            if new and name.startswith("fp"):
+                rows.append((target.name, name, new))
+                seen |= {rewrite.name for rewrite in new}
+    return rows
+
+
+def named(attribute: str) -> pytest.MarkDecorator:
+    pairs = [(rewrite, case) for rewrite in REWRITES for case in getattr(rewrite, attribute)]
+    return pytest.mark.parametrize(
+        ("rewrite", "case"), pairs, ids=[f"{rewrite.name}-{case.name}" for rewrite, case in pairs]
+    )
+
+
+@named("cases")
+def test_rewrite_applies_and_keeps_the_function(rewrite: Rewrite, case: Case) -> None:
+    found = trial(rewrite, case)
+    assert found.record.applied == case.applied
+    assert not found.record.refused
+    assert found.eager_error < EAGER_TOLERANCE
+
+
+@named("near_misses")
+def test_near_miss_stays_untouched_for_the_stated_reason(rewrite: Rewrite, case: Case) -> None:
+    found = trial(rewrite, case)
+    assert found.record.applied == 0
+    assert found.eager_error == 0
+    assert bool(found.record.refused) == bool(case.refused)
+    assert all(case.refused in refusal.reason for refusal in found.record.refused)
+
+
+def test_every_rewrite_of_every_target_is_in_the_table_that_is_tested() -> None:
+    used = {
+        r.name for target in TARGETS.values() for p in target.precisions.values() for r in rewrites_of(p.rewrites)
+    }
+    assert used <= {rewrite.name for rewrite in REWRITES}
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "rewrites"), lowerings(), ids=[f"{t}-{p}" for t, p, _ in lowerings()]
+)
+def test_rewritten_cases_compute_the_same_in_the_targets_runtime(
+    target: str, precision: str, rewrites: tuple[Rewrite, ...], tmp_path: Path
+) -> None:
+    skip_where_it_cannot_run(TARGETS[target])
+    trials = [trial(rewrite, case) for rewrite in rewrites for case in rewrite.cases]
+    assert faults(TARGETS[target], precision, lowered_errors(TARGETS[target], precision, trials, tmp_path)) == {}
+
+
+# The harness itself: rewrites that compute something else.
+
+
+def _taps_in_the_wrong_order(graph, match):
+    flipped = copy(graph)
+    flipped.value = lambda node: graph.value(node).flip(2)
+    return conv3d_taps.REWRITE.replace(flipped, match)
+
+
+def _a_scale_off_by_one_percent(graph, match):
+    return graph.call(torch.ops.aten.mul.Tensor, conv3d_taps.REWRITE.replace(graph, match), 1.01)
+
+
+WRONG = tuple(
+    replace(conv3d_taps.REWRITE, name=wrong.__name__, replace=wrong)
+    for wrong in (_taps_in_the_wrong_order, _a_scale_off_by_one_percent)
+)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda rewrite: rewrite.name)
+def test_a_wrong_rewrite_fails_the_eager_comparison(wrong: Rewrite) -> None:
+    found = trial(wrong, wrong.cases[0])
+    assert found.record.applied == 1
+    assert found.eager_error > EAGER_TOLERANCE
+
+
+@pytest.mark.parametrize("target", list(TARGETS))
+def test_wrong_rewrites_fail_the_lowered_comparison_and_a_right_one_beside_them_does_not(
+    target: str, tmp_path: Path
+) -> None:
+    skip_where_it_cannot_run(TARGETS[target])
+    trials = [trial(rewrite, rewrite.cases[0]) for rewrite in (conv3d_taps.REWRITE, *WRONG)]
+    found = faults(TARGETS[target], "fp32", lowered_errors(TARGETS[target], "fp32", trials, tmp_path))
+    assert list(found) == [wrong.name for wrong in trials[1:]]
