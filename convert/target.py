@@ -78,6 +78,7 @@ class Target:
         packages: importable packages that lowering needs.
         precisions: by name.
         lower: writes a job's artefact.
+        default_precision: for who names none.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Target:
     packages: tuple[str, ...]
     precisions: Mapping[str, Precision]
     lower: Callable[[Job], Lowered]
+    default_precision: str = "fp32"
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

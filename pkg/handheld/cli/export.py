@@ -38,7 +38,8 @@ def run(
         typer.Option(
             "--target",
             "-t",
-            help="ios (Core ML), android (ExecuTorch with XNNPACK) or onnx; repeatable.",
+            help="ios, ios16, ios18 (Core ML), ios-executorch (ExecuTorch with Core ML), android (ExecuTorch with "
+            "XNNPACK), android-vulkan (ExecuTorch with Vulkan) or onnx; repeatable.",
             show_default=False,
         ),
     ],
@@ -60,7 +61,13 @@ def run(
             help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="fp32 or fp16; on ios targets also weights of 8 bits (int8, pal8), 6 (pal6) or 4 (pal4).",
+            show_default="fp16 on ios targets and android-vulkan, else fp32",
+        ),
+    ] = None,
     config: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
@@ -96,7 +103,7 @@ def export_and_show(
     latents: Tensor,
     origin: str,
     targets: Sequence[Target],
-    precision: str,
+    precision: str | None,
     out: Path,
     overwrite: bool,
 ) -> Bundle:
@@ -107,7 +114,7 @@ def export_and_show(
     spec = opened.spec
     note(
         f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
-        f"{h * spec.spatial}x{w * spec.spatial}, {precision}; golden input: {origin}"
+        f"{h * spec.spatial}x{w * spec.spatial}; golden input: {origin}"
     )
     with status("Exporting") as spinner:
 
@@ -131,11 +138,12 @@ def export_and_show(
         )
     table(
         f"Bundle {bundle.path}",
-        ["artefact", "runtime", "size", "rewritten", "delegates", "left outside", "seconds"],
+        ["artefact", "runtime", "precision", "size", "rewritten", "delegates", "left outside", "seconds"],
         [
             [
                 a.path,
                 a.runtime,
+                a.precision,
                 size(a.size_bytes),
                 str(sum(r.applied for r in a.rewrites)),
                 str(a.delegation["delegates"]) if a.delegation else "–",
