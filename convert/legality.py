@@ -86,18 +86,19 @@ class Report:
         return asdict(self)
 
 
-def check(model: nn.Module, latents: Tensor, target: Target, precision: str = "fp32") -> Report:
+def check(model: nn.Module, latents: Tensor, target: Target, precision: str | None = None) -> Report:
     """List what a target does not take of a model, and apply the target's rewrites to see what they repair.
 
     Args:
         model: latents (1, C, T', H', W') to frames, in fp32.
         latents: an example, which fixes every shape.
         target: need not be installed.
-        precision: a name in the target's `precisions`.
+        precision: a name in the target's `precisions`; None is its default.
 
     Raises ExportError for a model that torch.export refuses, a precision that the target lacks, and a target that
     states no limits.
     """
+    precision = precision or target.default_precision
     wanted = target.precision(precision)
     if target.limits is None:
         raise ExportError(f"Target {target.name} states no limits, so there is nothing to check against.")

@@ -46,8 +46,8 @@ class Step:
     doing: str
 
 
-def resolve_targets(names: Sequence[str], precision: str, *, installed: bool = True) -> list[Target]:
-    """Targets by name, each with the precision and, unless not `installed`, the packages that lowering needs.
+def resolve_targets(names: Sequence[str], precision: str | None = None, *, installed: bool = True) -> list[Target]:
+    """Targets by name, each with the precision (None: its own default) and, where `installed`, what lowering needs.
 
     Raises ExportError for an unknown name, a precision that a target lacks, and packages that are missing;
     nothing is exported halfway.
@@ -61,7 +61,7 @@ def resolve_targets(names: Sequence[str], precision: str, *, installed: bool = T
             faults.append(f"no target {name!r}; there are: {', '.join(TARGETS)}")
             continue
         target = TARGETS[name]
-        target.precision(precision)
+        target.precision(precision or target.default_precision)
         if installed and (missing := target.missing()):
             faults.append(f"target {name} needs {', '.join(missing)}: pip install 'handheld[{target.extra}]'")
         targets.append(target)
@@ -76,7 +76,7 @@ def export(
     out: str | Path,
     *,
     targets: Sequence[Target],
-    precision: str = "fp32",
+    precision: str | None = None,
     calibration: Sequence[Tensor] = (),
     name: str,
     provenance: Mapping[str, Any],
@@ -90,7 +90,8 @@ def export(
         latents: an example, which fixes every shape and becomes the golden input; best real ones.
         out: the bundle's folder, which must not exist unless `overwrite`.
         targets: from `resolve_targets`.
-        precision: of every artefact, a name that each target has; the golden output stays fp32 eager.
+        precision: of every artefact, a name that each target has; None is each target's own default. The golden
+            output stays fp32 eager.
         calibration: latents in the example's shape for precisions that quantise activations; none is the example.
         name: for people, in the manifest.
         provenance: where the weights come from; the manifest keeps it.
@@ -114,7 +115,8 @@ def export(
         with torch.no_grad():
             frames = model(latents)
         for target in targets:
-            _lower(model, latents, frames, target, precision, tuple(calibration) or (latents,), writer, progress)
+            chosen = precision or target.default_precision
+            _lower(model, latents, frames, target, chosen, tuple(calibration) or (latents,), writer, progress)
         progress(Step("", "hashing and writing the bundle"))
         writer.set_golden({"latents": latents.numpy()}, {"frames": frames.numpy()})
         parameters = sum(p.numel() for p in model.parameters())

@@ -85,6 +85,7 @@ class Target:
         precisions: by name.
         lower: writes a job's artefact.
         limits: what the runtime does not take, for `handheld check`.
+        default_precision: for who names none.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Target:
     precisions: Mapping[str, Precision]
     lower: Callable[[Job], Lowered]
     limits: Limits | None = None
+    default_precision: str = "fp32"
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

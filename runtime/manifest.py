@@ -16,7 +16,7 @@ from .errors import BundleError
 FORMAT_VERSION = 1
 KIND = "video_decoder"
 
-RUNTIMES = ("onnxruntime", "executorch", "coreml")
+RUNTIMES = ("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml")
 DTYPES = ("float32", "float16")
 LAYOUTS = ("NCTHW",)
 

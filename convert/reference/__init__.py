@@ -2,9 +2,10 @@
 
 from .evaluate import Evaluation, Overflow, evaluate
 from .program import Program, UnsupportedProgram, load_program
-from .verify import verify_coreml, with_reference
+from .verify import REFERENCE_RUNTIMES, verify_coreml, with_reference
 
 __all__ = [
+    "REFERENCE_RUNTIMES",
     "Evaluation",
     "Overflow",
     "Program",

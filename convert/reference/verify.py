@@ -6,8 +6,10 @@ does. What Core ML's compiler and a device make of it, only a Mac or a phone sho
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from torch import fx
@@ -19,23 +21,31 @@ from handheld.runtime.verify import Verdict
 from handheld.runtime.worker import psnr_db
 
 from ..errors import ExportError
+from .delegate import extract_package
 from .evaluate import Overflow, evaluate
 from .localize import DIVERGED, describe, first_mismatch, first_rounded_off
 from .program import Program, UnsupportedProgram, load_program
 
 REFERENCE = "reference evaluator"
 
+# Runtimes that execute ML programs.
+REFERENCE_RUNTIMES = ("coreml", "executorch-coreml")
+
 
 def with_reference(bundle: Bundle, verdicts: Sequence[Verdict]) -> list[Verdict]:
     """The verdicts, with those of Core ML artefacts that cannot run here replaced by the reference evaluator's."""
-    return [
-        verify_coreml(bundle, v.artifact) if v.status == "not verified" and v.artifact.runtime == "coreml" else v
-        for v in verdicts
-    ]
+
+    def judged(verdict: Verdict) -> Verdict:
+        known = verdict.artifact.runtime in REFERENCE_RUNTIMES
+        return verify_coreml(bundle, verdict.artifact) if known and verdict.status == "not verified" else verdict
+
+    return [judged(verdict) for verdict in verdicts]
 
 
 def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | None = None) -> Verdict:
     """Evaluate an ML program on the golden inputs, as typed, and compare with the golden outputs.
+
+    The program is an `.mlpackage`, or all that a `.pte` file hands to Core ML.
 
     Hashes are checked before anything is loaded. An artefact fails where the largest error is above its tolerance,
     and where an operation makes infinity or NaN of finite values, even if the output hides it; the reason names
@@ -53,7 +63,7 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
     try:
         bundle.check(artifact)
         inputs, wanted = bundle.golden()
-        program = load_program(bundle.locate(artifact.path))
+        program = _program_of(bundle, artifact)
     except (RuntimeMissing, UnsupportedProgram) as error:
         return replace(none, status="not verified", reason=str(error))
     except (BundleError, ExportError) as error:
@@ -76,6 +86,15 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
         why = _explain(bundle, program, inputs, wanted, artifact.tolerance, graph)
         return replace(measured, reason=f"{fault}, in the {REFERENCE}. {why}")
     return replace(measured, status="pass")
+
+
+def _program_of(bundle: Bundle, artifact: Artifact) -> Program:
+    path = bundle.locate(artifact.path)
+    if artifact.runtime == "coreml":
+        return load_program(path)
+    names = [[spec.name for spec in specs] for specs in (bundle.manifest.inputs, bundle.manifest.outputs)]
+    with tempfile.TemporaryDirectory(prefix="handheld-") as folder:
+        return load_program(extract_package(path, Path(folder), *names))
 
 
 def _explain(

@@ -25,11 +25,12 @@ _UNARY = (
     aten.pow.Tensor_Scalar,
 )
 _BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-_ALONG = (aten.slice.Tensor, aten.mean.dim, aten.amax.default)
+ELEMENTWISE = (*_UNARY, *_BINARY)
+ALONG = (aten.slice.Tensor, aten.mean.dim, aten.amax.default)
 
 
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
-    known = is_call(node, *_UNARY, *_BINARY, *_ALONG, aten.cat.default)
+    known = is_call(node, *ELEMENTWISE, *ALONG, aten.cat.default)
     return (node,) if known and len(shape_of(node)) == 5 else None
 
 
@@ -37,7 +38,7 @@ def _clips(node: fx.Node) -> list[fx.Node]:
     return [x for x in node.all_input_nodes if is_clip(x) and not is_constant(x)]
 
 
-def _axes(node: fx.Node) -> list[int]:
+def axes_of(node: fx.Node) -> list[int]:
     """Axes that the op names."""
     if is_call(node, aten.mean.dim, aten.amax.default):
         return [axis % 5 for axis in argument(node, 1)]
@@ -46,9 +47,9 @@ def _axes(node: fx.Node) -> list[int]:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     (node,) = match
-    if 0 in _axes(node):
+    if 0 in axes_of(node):
         return "works along the batch axis, which frames-first does not have"
-    if is_call(node, *_ALONG) and not is_call(node, aten.slice.Tensor) and not argument(node, 2):
+    if is_call(node, *ALONG) and not is_call(node, aten.slice.Tensor) and not argument(node, 2):
         return "keepdim is False"
     others = [x for x in node.all_input_nodes if not is_clip(x)]
     if others:

@@ -1,13 +1,18 @@
 """The temporal half of the decoupled 3D pixel shuffle, at rank 4.
 
     before   reshape(x, (1, C, s, T, H, W)) -> transpose(2, 3) -> reshape (1, C, T*s, H, W)     x: NCTHW
-    after    f = to_frames(x)                                      (T, C*s, H, W)
-             reshape (T, C, s, H*W) -> transpose(1, 2) -> reshape (T*s, C, H, W) -> from_frames
+
+`REWRITE`  after    f = to_frames(x)                                      (T, C*s, H, W)
+                    reshape (T, C, s, H*W) -> transpose(1, 2) -> reshape (T*s, C, H, W) -> from_frames
+
+`STACKED`  after    reshape(x, (C, s, T, H*W)) -> transpose(1, 2) -> reshape (1, C, T*s, H, W)
 
 Channel c*s + i of frame t becomes channel c of frame t*s + i.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from torch import Tensor, fx
 
@@ -51,6 +56,14 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     return from_frames(graph, graph.call(aten.reshape.default, x, [t * s, c, h, w]))
 
 
+def _replace_stacked(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
+    join, _, split = match
+    _, c, s, t, h, w = shape_of(split)
+    x = graph.call(aten.reshape.default, split.args[0], [c, s, t, h * w])
+    x = graph.call(aten.transpose.int, x, 1, 2)
+    return graph.call(aten.reshape.default, x, list(shape_of(join)))
+
+
 REWRITE = Rewrite(
     name="interleave_frames",
     why="Core ML refuses rank 6, and Vulkan anything over rank 4.",
@@ -71,4 +84,14 @@ REWRITE = Rewrite(
             "swaps axes 3 and 4",
         ),
     ),
+)
+
+STACKED = replace(
+    REWRITE,
+    name="interleave_frames_stacked",
+    why=(
+        "Vulkan shaders know four axes. From and to stacked frames, or any layout with channels before time, one "
+        "transpose does it: the frames-first form needs three."
+    ),
+    replace=_replace_stacked,
 )

@@ -8,13 +8,21 @@ from ..manifest import Artifact
 from .base import Session
 from .coreml import CoreMLSession
 from .et import ExecuTorchSession
+from .et_delegates import CoreMLDelegateSession, VulkanDelegateSession
 from .ort import OnnxRuntimeSession
 
 SessionType = type[Session]
 
 # By the name that `Artifact.runtime` has.
 SESSIONS: dict[str, SessionType] = {
-    session.runtime: session for session in (OnnxRuntimeSession, ExecuTorchSession, CoreMLSession)
+    session.runtime: session
+    for session in (
+        OnnxRuntimeSession,
+        ExecuTorchSession,
+        VulkanDelegateSession,
+        CoreMLDelegateSession,
+        CoreMLSession,
+    )
 }
 
 __all__ = ["SESSIONS", "Session", "SessionType", "load_session", "open_session"]

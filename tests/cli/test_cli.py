@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from handheld.cli import main
+from handheld.convert import TARGETS
 
 COMMANDS = ("distill", "check", "export", "verify", "profile", "encode", "decode", "demo", "doctor")
 
@@ -141,9 +142,12 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
 def test_doctor_names_every_target_and_what_cannot_run_here(handheld: Run) -> None:
     status, text, _ = handheld("doctor")
     assert status == 0
-    assert all(name in text for name in ("ios", "android", "onnx", "embedded", "cogvideox"))
+    assert all(f" {name} " in text for name in TARGETS)
+    assert all(name in text for name in ("embedded", "cogvideox"))
+    assert "android-vulkan: cannot be run here: ExecuTorch's Python package is built without" in text
     if sys.platform != "darwin":
-        assert "Core ML runs on macOS only" in text
+        assert "ios, ios16, ios18: cannot be run here: Core ML runs on macOS only" in text
+        assert text.count("by reference evaluator") == 4
 
 
 def test_recipes_are_listed(handheld: Run) -> None:

@@ -16,6 +16,7 @@ from handheld.convert import ExportError
 from handheld.convert.quiet import quiet
 from handheld.convert.reference import Program, UnsupportedProgram, evaluate, load_program
 from handheld.convert.reference.ops import OPS
+from handheld.convert.targets.ios import operations_of
 
 torch.manual_seed(0)
 W = torch.randn(6, 4, 3, 3)
@@ -174,7 +175,12 @@ CASES = [
         lambda x: x.reshape(-1, 4, 7),
         label="inferred",
     ),
-    case("reshape", lambda mb, x: mb.reshape(x=x, shape=[8, 0, 0]), lambda x: x.reshape(8, 5, 7), label="kept"),
+    case(
+        "reshape",
+        lambda mb, x: mb.reshape(x=x, shape=[0, 2, 0, 14]),
+        lambda x: x.reshape(2, 2, 5, 14),
+        label="kept",
+    ),
     case("rsqrt", lambda mb, x: mb.rsqrt(x=x, epsilon=9.0), lambda x: (x + 9).rsqrt()),
     case("sigmoid", lambda mb, x: mb.sigmoid(x=x), torch.sigmoid),
     case("silu", lambda mb, x: mb.silu(x=x), F.silu),
@@ -243,10 +249,13 @@ CASES = [
 ]
 
 
-def package(path: Path, *builds: tuple[Callable, Sequence[tuple[int, ...]]], fp16: bool = False) -> Path:
+def package(
+    path: Path, *builds: tuple[Callable, Sequence[tuple[int, ...]]], fp16: bool = False, least: str = "iOS17"
+) -> Path:
     """Save an ML program of what each `build(mb, *inputs)` makes, with no pass of coremltools run over it.
 
-    Its inputs are x0, y0 for the first build, x1, y1 for the second, in these shapes.
+    For the operating system `least` or later. Its inputs are x0, y0 for the first build, x1, y1 for the second, in
+    these shapes.
     """
     with quiet():
         import coremltools as ct
@@ -254,7 +263,7 @@ def package(path: Path, *builds: tuple[Callable, Sequence[tuple[int, ...]]], fp1
         from coremltools.converters.mil.mil import Function, types
         from coremltools.converters.mil.mil import Program as MilProgram
 
-        target, program = ct.target.iOS17, MilProgram()
+        target, program = ct.target[least], MilProgram()
         inputs = {
             f"{letter}{index}": mb.placeholder(shape=shape, dtype=types.fp16 if fp16 else types.fp32)
             for index, (_, shapes) in enumerate(builds)
@@ -285,11 +294,14 @@ def run(program: Program, *tensors: Tensor, typed: bool = True) -> Tensor:
     return torch.from_numpy(np.asarray(output))
 
 
-@pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[Tensor], Tensor]]:
-    """Of every case: the kind of the operation that made its output, its inputs and its output. One program."""
+@pytest.fixture(scope="module", params=["iOS16", "iOS17", "iOS18"])
+def evaluated(request, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, list[Tensor], Tensor]]:
+    """Of every case: the kind of the operation that made its output, its inputs and its output.
+
+    One program for each version of the operations.
+    """
     cases = [(build, shapes) for _, build, _, shapes in (parameter.values for parameter in CASES)]
-    program = load_program(package(tmp_path_factory.mktemp("ops") / "ops.mlpackage", *cases))
+    program = load_program(package(tmp_path_factory.mktemp("ops") / "ops.mlpackage", *cases, least=request.param))
     given = [[torch.randn(shape) * 2 for shape in shapes] for _, shapes in cases]
     arrays = {f"{c}{i}": t.numpy() for i, tensors in enumerate(given) for c, t in zip("xy", tensors)}
     outputs = evaluate(program, arrays).outputs
@@ -333,6 +345,12 @@ def test_a_setting_that_the_evaluator_does_not_know_is_refused_and_named(tmp_pat
         run(load_program(path), torch.ones(CLIP), torch.ones(CLIP))
 
 
+def test_a_reshape_to_another_rank_keeps_sizes_counted_from_the_last_axis(tmp_path: Path) -> None:
+    path = package(tmp_path / "op.mlpackage", (lambda mb, x: mb.reshape(x=x, shape=[8, 0, 0]), [CLIP]))
+    x = torch.randn(CLIP)
+    assert torch.equal(run(load_program(path), x), x.reshape(8, 5, 7))
+
+
 def test_fp16_rounds_after_every_operation_and_fp32_does_not(tmp_path: Path) -> None:
     def build(mb, x):
         return mb.sub(x=mb.add(x=x, y=np.float16(1000)), y=np.float16(1000))
@@ -371,24 +389,51 @@ def test_wrong_inputs_are_named_together(tmp_path: Path) -> None:
         evaluate(program, {"x0": np.ones(3, np.float32), "z": np.ones(2, np.float32)})
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_palettised_weights_are_expanded(bits: int, tmp_path: Path) -> None:
+def uniform(w: Tensor, bits: int) -> Tensor:
+    """The nearest of 2^bits values between the least and the largest."""
+    step = (w.max() - w.min()) / (2**bits - 1)
+    return ((w - w.min()) / step).round() * step + w.min()
+
+
+def symmetric(w: Tensor, bits: int) -> Tensor:
+    """The nearest multiple of a step per output channel."""
+    step = w.abs().amax((1, 2, 3), keepdim=True) / (2 ** (bits - 1) - 1)
+    return (w / step).round() * step
+
+
+@pytest.mark.parametrize(
+    ("least", "bits", "rounded", "operation"),
+    [
+        ("iOS16", 8, symmetric, "constexpr_affine_dequantize"),
+        ("iOS18", 8, symmetric, "constexpr_blockwise_shift_scale"),
+        ("iOS16", 4, uniform, "constexpr_lut_to_dense"),
+        ("iOS17", 6, uniform, "constexpr_lut_to_dense"),
+        ("iOS18", 4, uniform, "constexpr_lut_to_dense"),
+        ("iOS18", 8, uniform, "constexpr_lut_to_dense"),
+    ],
+)
+def test_compressed_weights_are_expanded(
+    least: str, bits: int, rounded: Callable, operation: str, tmp_path: Path
+) -> None:
     with quiet():
         import coremltools as ct
         import coremltools.optimize.coreml as optimize
 
-        path = package(tmp_path / "op.mlpackage", (lambda mb, x: mb.conv(x=x, weight=W.numpy()), [CLIP]))
-        config = optimize.OptimizationConfig(
-            optimize.OpPalettizerConfig(mode="uniform", nbits=bits, weight_threshold=0)
-        )
+        build = (lambda mb, x: mb.conv(x=x, weight=W.numpy()), [CLIP])
+        path = package(tmp_path / "op.mlpackage", build, least=least)
         model = ct.models.MLModel(str(path), skip_model_load=True)
-        optimize.palettize_weights(model, config).save(str(tmp_path / "small.mlpackage"))
+        if rounded is uniform:
+            table = optimize.OpPalettizerConfig(mode="uniform", nbits=bits, weight_threshold=0)
+            model = optimize.palettize_weights(model, optimize.OptimizationConfig(table))
+        else:
+            linear = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=0)
+            model = optimize.linear_quantize_weights(model, optimize.OptimizationConfig(linear))
+        model.save(str(tmp_path / "small.mlpackage"))
+        assert operations_of(model) == {operation: 1, "conv": 1}
     program = load_program(tmp_path / "small.mlpackage")
     (conv,) = program.operations
     weight = torch.from_numpy(conv.inputs["weight"].value)
-    step = (W.max() - W.min()) / (2**bits - 1)
-    assert len(weight.unique()) <= 2**bits
-    assert 0 < (weight - W).abs().max() <= step
+    torch.testing.assert_close(weight, rounded(W, bits), atol=1e-6, rtol=1e-5)
     x = torch.randn(CLIP)
     torch.testing.assert_close(run(program, x), F.conv2d(x, weight), atol=1e-5, rtol=1e-5)
 

@@ -176,6 +176,12 @@ def test_core_ml_says_that_it_needs_a_mac(make_bundle: Callable) -> None:
         SESSIONS["coreml"].library_version()
 
 
+def test_delegates_that_are_not_in_the_python_package_say_so() -> None:
+    assert "without the Vulkan delegate" in (SESSIONS["executorch-vulkan"].unavailable() or "")
+    if sys.platform != "darwin":
+        assert "runs on macOS only; this is" in (SESSIONS["executorch-coreml"].unavailable() or "")
+
+
 def test_core_ml_is_given_and_gives_tensors_by_name(make_bundle: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a stand-in for coremltools: shows the order and the dtypes, not that Core ML runs."""
 

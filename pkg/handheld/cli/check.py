@@ -30,7 +30,7 @@ def run(
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
-    precision: Annotated[str, typer.Option(help="As for handheld export.")] = "fp32",
+    precision: options.Precision = None,
     json_file: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--json", help="Write the whole report to this file.", show_default=False),
@@ -60,7 +60,7 @@ def run(
     t, h, w = latents.shape[2:]
     spec = opened.spec
     clip = f"{spec.frames(t)} frames of {h * spec.spatial}x{w * spec.spatial}"
-    note(f"{opened.name}: latents {'x'.join(map(str, latents.shape))} to {clip}, {precision}")
+    note(f"{opened.name}: latents {'x'.join(map(str, latents.shape))} to {clip}")
     reports = []
     for wanted in targets:
         with status(f"Checking for {wanted.name}"):

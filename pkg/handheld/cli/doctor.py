@@ -18,6 +18,7 @@ def run() -> None:
     from rich.text import Text
 
     from handheld.convert import TARGETS
+    from handheld.convert.reference import REFERENCE_RUNTIMES
     from handheld.models.teachers import TEACHERS
     from handheld.runtime.session import SESSIONS
 
@@ -41,16 +42,30 @@ def run() -> None:
 
     rows: list[list[str | Text]] = []
     hints = []
+    stuck: dict[str, list[str]] = {}
     for target in TARGETS.values():
         missing = target.missing()
         unavailable = SESSIONS[target.runtime].unavailable()
-        rows.append([target.name, target.runtime, no if missing else yes, no if unavailable else yes])
+        verified = no if unavailable else yes
+        if unavailable and target.runtime in REFERENCE_RUNTIMES and not missing:
+            verified = Text("by reference evaluator", "green")
+        rows.append(
+            [
+                target.name,
+                target.runtime,
+                ", ".join(target.precisions),
+                no if missing else yes,
+                no if unavailable else yes,
+                verified,
+            ]
+        )
         if missing:
             install = f"pip install 'handheld[{target.extra}]'"
             hints.append(f"{target.name}: export needs {', '.join(missing)}: {install}")
         if unavailable:
-            hints.append(f"{target.name}: cannot be run and verified here: {unavailable}")
-    table("Targets", ["target", "runtime", "export", "run and verify here"], rows)
+            stuck.setdefault(unavailable, []).append(target.name)
+    hints += [f"{', '.join(names)}: cannot be run here: {reason}" for reason, names in stuck.items()]
+    table("Targets", ["target", "runtime", "precisions", "export", "run here", "verified here"], rows)
 
     rows = [
         [t.name, t.spec.frame_rule, f"{t.spec.temporal}x{t.spec.spatial}x{t.spec.spatial}", t.licence]

@@ -32,7 +32,8 @@ def run(
         typer.Option(
             "--target",
             "-t",
-            help="ios (Core ML), android (ExecuTorch with XNNPACK) or onnx; repeatable.",
+            help="ios, ios16, ios18 (Core ML), ios-executorch (ExecuTorch with Core ML), android (ExecuTorch with "
+            "XNNPACK), android-vulkan (ExecuTorch with Vulkan) or onnx; repeatable.",
             show_default=False,
         ),
     ],
@@ -43,7 +44,7 @@ def run(
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: options.Precision = None,
     config: options.Config = None,
     subfolder: options.Subfolder = None,
     causal: options.Causal = False,
@@ -73,7 +74,7 @@ def export_and_show(
     latents: Tensor,
     origin: str,
     targets: Sequence[Target],
-    precision: str,
+    precision: str | None,
     out: Path,
     overwrite: bool,
 ) -> Bundle:
@@ -84,7 +85,7 @@ def export_and_show(
     spec = opened.spec
     note(
         f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
-        f"{h * spec.spatial}x{w * spec.spatial}, {precision}; golden input: {origin}"
+        f"{h * spec.spatial}x{w * spec.spatial}; golden input: {origin}"
     )
     with status("Exporting") as spinner:
 
@@ -108,11 +109,12 @@ def export_and_show(
         )
     table(
         f"Bundle {bundle.path}",
-        ["artefact", "runtime", "size", "rewritten", "delegates", "left outside", "seconds"],
+        ["artefact", "runtime", "precision", "size", "rewritten", "delegates", "left outside", "seconds"],
         [
             [
                 a.path,
                 a.runtime,
+                a.precision,
                 size(a.size_bytes),
                 str(sum(r.applied for r in a.rewrites)),
                 str(a.delegation["delegates"]) if a.delegation else "–",

@@ -34,5 +34,12 @@ Subfolder = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Folder inside SOURCE that holds the decoder.", show_default=False),
 ]
+Precision = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="fp32 or fp16; on ios targets also weights of 8 bits (int8, pal8), 6 (pal6) or 4 (pal4).",
+        show_default="fp16 on ios targets and android-vulkan, else fp32",
+    ),
+]
 Causal = Annotated[bool, typer.Option("--causal", help="The causal form of a preset.")]
 Seed = Annotated[int, typer.Option(help="Seed of a preset's random weights.")]

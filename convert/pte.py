@@ -1,0 +1,67 @@
+"""Lowering to an ExecuTorch program behind a delegate, and the account of what was delegated."""
+
+from __future__ import annotations
+
+import collections
+import operator
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+# Why a partitioner refused a node; empty where it would not have.
+Why = Callable[[fx.Node], str]
+
+
+def to_edge(graph: fx.GraphModule, latents: Tensor, partitioner: Any) -> Any:
+    """The graph as an edge program, partitioned and lowered to the delegate."""
+    from executorch.exir import to_edge_transform_and_lower
+
+    return to_edge_transform_and_lower(torch.export.export(graph, (latents,)), partitioner=[partitioner])
+
+
+def write(edge: Any, path: Path) -> None:
+    """Write a `.pte` file; its bytes have reached the disk when this returns."""
+    with open(path, "wb") as file:
+        edge.to_executorch().write_to_file(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def delegation_of(edge: Any, graph: fx.GraphModule, why: Why) -> dict[str, object]:
+    """For the manifest: delegates, what is inside them and outside by op, and why what is outside was refused.
+
+    To be called before `write`, whose memory planning adds calls of its own.
+    """
+    outer = edge.exported_program().graph_module
+    outside = list(_calls(outer.graph))
+    inside = collections.Counter(_name(n) for part in delegates_of(edge) for n in _calls(part.graph))
+    return {
+        "delegates": len(delegates_of(edge)),
+        "ops_before_lowering": sum(node.op == "call_function" for node in graph.graph.nodes),
+        "ops_inside": dict(sorted(inside.items())),
+        "ops_outside": dict(collections.Counter(_name(n) for n in outside)),
+        "refused": [{"op": _name(n), "shape": list(n.meta["val"].shape), "reason": why(n)} for n in outside],
+    }
+
+
+def delegates_of(edge: Any) -> list[fx.GraphModule]:
+    """What each delegate was given to compute, as graphs that run in torch."""
+    from executorch.exir.lowered_backend_module import LoweredBackendModule
+
+    parts = edge.exported_program().graph_module.children()
+    return [part.original_module.module() for part in parts if isinstance(part, LoweredBackendModule)]
+
+
+def _calls(graph: fx.Graph) -> Iterator[fx.Node]:
+    """Calls of ops: neither of a delegate, which is a higher-order op, nor of tuples' elements."""
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target is not operator.getitem and hasattr(node.target, "_schema"):
+            yield node
+
+
+def _name(node: fx.Node) -> str:
+    return node.target._schema.name  # type: ignore[union-attr]

@@ -1,0 +1,49 @@
+"""ExecuTorch with the Core ML delegate, for apps on iOS that run ExecuTorch."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from .. import pte
+from ..limits.coreml import limits
+from ..quiet import quiet
+from ..target import Job, Lowered, Target
+from .ios import FP16, FP32
+
+DEPLOYMENT_TARGET = "iOS17"
+
+
+def lower(job: Job) -> Lowered:
+    """Write a `.pte` file; I/O in fp32, computation in the artefact's precision."""
+    with quiet():
+        import coremltools as ct
+        from executorch.backends.apple.coreml.compiler import CoreMLBackend
+        from executorch.backends.apple.coreml.partition.coreml_partitioner import CoreMLPartitioner
+
+        specs = CoreMLBackend.generate_compile_specs(
+            minimum_deployment_target=ct.target[DEPLOYMENT_TARGET],
+            compute_precision=ct.precision.FLOAT16 if job.precision == "fp16" else ct.precision.FLOAT32,
+        )
+        edge = pte.to_edge(job.graph, job.latents, CoreMLPartitioner(compile_specs=specs))
+        delegation = pte.delegation_of(edge, job.graph, _refusal)
+        pte.write(edge, job.path)
+    settings = {"backend": "Core ML", "minimum_deployment_target": DEPLOYMENT_TARGET}
+    return Lowered(settings=settings, delegation=delegation)
+
+
+def _refusal(node: fx.Node) -> str:
+    """The partitioner asks coremltools, which knows no more than yes and no."""
+    return "coremltools converts no such op"
+
+
+TARGET = Target(
+    name="ios-executorch",
+    extra="android,ios",
+    runtime="executorch-coreml",
+    filename="decoder.pte",
+    packages=("executorch", "coremltools"),
+    precisions={"fp16": FP16, "fp32": FP32},
+    lower=lower,
+    limits=limits,
+    default_precision="fp16",
+)
