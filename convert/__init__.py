@@ -2,6 +2,7 @@
 
 from .errors import ExportError
 from .pipeline import Step, export, resolve_targets
+from .precision_auto import export_smallest
 from .targets import TARGETS
 
-__all__ = ["TARGETS", "ExportError", "Step", "export", "resolve_targets"]
+__all__ = ["TARGETS", "ExportError", "Step", "export", "export_smallest", "resolve_targets"]

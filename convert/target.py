@@ -60,10 +60,12 @@ class Precision:
     Attributes:
         rewrites: applied in this order.
         tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
+        calibrated: whether it depends on `Job.calibration`.
     """
 
     rewrites: tuple[Rewrite, ...]
     tolerance: Tolerance
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)

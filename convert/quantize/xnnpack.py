@@ -37,9 +37,7 @@ def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.G
             choice = convolutions(model)
             # The annotator asks for a convolution, its weight and its bias.
             nodes = {node for conv in choice.quantized for node in (conv, *conv.all_input_nodes)}
-            OP_TO_ANNOTATOR["conv"](
-                model, get_symmetric_quantization_config(is_per_channel=True), nodes.__contains__
-            )
+            OP_TO_ANNOTATOR["conv"](model, config, nodes.__contains__)
             return model
 
         def validate(self, model: fx.GraphModule) -> None:

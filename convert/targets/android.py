@@ -131,6 +131,7 @@ TARGET = Target(
                 "8-bit convolutions: 55 dB measured on tiny, distilled, on real latents",
                 min_psnr_db=35.0,
             ),
+            calibrated=True,
         ),
     },
     lower=lower,

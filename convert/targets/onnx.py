@@ -102,6 +102,7 @@ TARGET = Target(
                 "hunyuan at 256x256x9 with random weights and latents",
                 min_psnr_db=35.0,
             ),
+            calibrated=True,
         ),
     },
     lower=lower,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from .console import note, say, size, status, table
+from .errors import CommandError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,24 @@ def run(
             help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"
         ),
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32 or fp16; int8 on onnx and android; auto: for each target its smallest artefact that stays "
+            "over --min-psnr."
+        ),
+    ] = "fp32",
+    min_psnr: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --precision auto: lowest PSNR from the fp32 output, in dB.", show_default="40"),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Real latents, from handheld encode, for the ranges of 8-bit activations and as golden input.",
+            show_default="the run's held-out clips",
+        ),
+    ] = None,
     config: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
@@ -80,15 +98,33 @@ def run(
     leaves nothing.
     """
     from handheld.convert import resolve_targets
+    from handheld.convert.precision_auto import AUTO, DEFAULT_MIN_PSNR_DB
 
-    targets = resolve_targets(target, precision)
+    if min_psnr is not None and precision != AUTO:
+        raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
+    floor = None
+    if precision == AUTO:
+        floor = DEFAULT_MIN_PSNR_DB if min_psnr is None else min_psnr
+    targets = resolve_targets(target, "fp32" if floor is not None else precision)
     from handheld.sources import open_source
 
     with status(f"Loading {source}"):
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
+    if calibration:
+        opened = opened.with_latents(calibration)
     latents, origin = opened.example(frames, height, width)
+    if calibration and opened.held_out_name not in origin:
+        raise CommandError(
+            f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
+            f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
+        )
     bundle = out or Path(f"{Path(source).name}-bundle")
-    export_and_show(opened, latents, origin, targets, precision, bundle, overwrite)
+    export_and_show(opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor)
+
+
+def _sizes(latents: Tensor | None) -> str:
+    """Time, height and width of latents."""
+    return "x".join(map(str, latents.shape[2:])) if latents is not None else ""
 
 
 def export_and_show(
@@ -99,9 +135,10 @@ def export_and_show(
     precision: str,
     out: Path,
     overwrite: bool,
+    min_psnr_db: float | None = None,
 ) -> Bundle:
-    """Export a source, show what was done, and return the bundle."""
-    from handheld.convert import export
+    """Export a source, show what was done, and return the bundle. `min_psnr_db` is for precision auto."""
+    from handheld.convert import export, export_smallest
 
     n, c, t, h, w = latents.shape
     spec = opened.spec
@@ -109,6 +146,10 @@ def export_and_show(
         f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
         f"{h * spec.spatial}x{w * spec.spatial}, {precision}; golden input: {origin}"
     )
+    clips, what = opened.calibration(latents)
+    calibrated = min_psnr_db is not None or any(t.precision(precision).calibrated for t in targets)
+    if calibrated:
+        note(f"Calibration: {what}")
     with status("Exporting") as spinner:
 
         def show(step: Step) -> None:
@@ -118,24 +159,28 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        bundle = export(
+        how = {"precision": precision} if min_psnr_db is None else {"min_psnr_db": min_psnr_db}
+        calibration = {"calibration_latents": what} if calibrated else {}
+        bundle = (export if min_psnr_db is None else export_smallest)(
             opened.model,
             latents,
             out,
             targets=targets,
-            precision=precision,
+            **how,
+            calibration=clips,
             name=opened.name,
-            provenance={**opened.provenance, "golden_latents": origin},
+            provenance={**opened.provenance, "golden_latents": origin, **calibration},
             overwrite=overwrite,
             progress=show,
         )
     table(
         f"Bundle {bundle.path}",
-        ["artefact", "runtime", "size", "rewritten", "delegates", "left outside", "seconds"],
+        ["artefact", "runtime", "precision", "size", "rewritten", "delegates", "left outside", "seconds"],
         [
             [
                 a.path,
                 a.runtime,
+                a.precision,
                 size(a.size_bytes),
                 str(sum(r.applied for r in a.rewrites)),
                 str(a.delegation["delegates"]) if a.delegation else "–",
@@ -145,6 +190,8 @@ def export_and_show(
             for a in bundle.artifacts
         ],
     )
+    if min_psnr_db is not None:
+        _show_trials(bundle)
     for artifact in bundle.artifacts:
         done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
         say(f"{artifact.name}: {done}")
@@ -153,3 +200,23 @@ def export_and_show(
                 say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
     say(f"Next: handheld verify {bundle.path}")
     return bundle
+
+
+def _show_trials(bundle: Bundle) -> None:
+    """The table behind each target's precision."""
+    for artifact in bundle.artifacts:
+        auto = artifact.settings["auto"]
+        table(
+            f"{artifact.name}: PSNR from the fp32 output, {auto['clips']} clips, floor {auto['min_psnr_db']:g} dB",
+            ["precision", "size", "PSNR, dB", "kept", "why"],
+            [
+                [
+                    trial["precision"],
+                    "–" if trial["size_bytes"] is None else size(trial["size_bytes"]),
+                    "–" if trial["psnr_db"] is None else f"{trial['psnr_db']:.1f}",
+                    "yes" if trial["kept"] else "no",
+                    trial["why"],
+                ]
+                for trial in auto["trials"]
+            ],
+        )
