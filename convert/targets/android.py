@@ -111,7 +111,7 @@ TARGET = Target(
     extra="android",
     runtime="executorch",
     filename="decoder.pte",
-    packages=("executorch", "torchao"),
+    packages=("executorch",),
     precisions={
         "fp32": Precision(
             REWRITES, Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9")
