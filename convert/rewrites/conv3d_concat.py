@@ -17,6 +17,9 @@ from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shap
 from .cases import conv3d
 from .frames import aten, batch_refusal, from_frames, to_frames
 
+# The convolution that makes the frames has 3, at full size: its copies were the peak of memory of `hunyuan`.
+_FEWEST_OUTPUTS = 4
+
 
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
     return (node,) if is_call(node, aten.conv3d.default) else None
@@ -33,8 +36,11 @@ def _check(match: tuple[fx.Node, ...]) -> str | None:
         return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
     if groups != 1:
         return f"{groups} groups: the taps' channels would have to be interleaved, and convolved group by group"
-    if shape_of(conv.args[1])[2] == 1:
+    outputs, _, taps = shape_of(conv.args[1])[:3]
+    if taps == 1:
         return "one tap: there is nothing to concatenate"
+    if outputs < _FEWEST_OUTPUTS:
+        return f"{outputs} output channels: the copies of the input would outweigh all else"
     return batch_refusal(conv.args[0])
 
 
@@ -77,6 +83,7 @@ REWRITE = Rewrite(
         Case("depthwise", conv3d(6, 6, 5, groups=6), (1, 6, 7, 5, 6), 0, "6 groups"),
         Case("grouped", conv3d(8, 4, 3, groups=2), (1, 8, 4, 5, 5), 0, "2 groups"),
         Case("pointwise", conv3d(4, 6, 1, padding=0), (1, 4, 3, 5, 5), 0, "one tap"),
+        Case("few outputs", conv3d(4, 3, 3), (1, 4, 5, 5, 5), 0, "3 output channels"),
         Case("zero padding in time", conv3d(4, 4, 3, padding=1), (1, 4, 4, 5, 5), 0, "none in time"),
         Case("stride in time", conv3d(4, 4, 3, stride=2), (1, 4, 5, 6, 6), 0, "stride 2"),
         Case("batch of two", conv3d(4, 4, 3), (2, 4, 4, 5, 5), 0, "batch of 2"),
