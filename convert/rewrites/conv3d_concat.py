@@ -17,7 +17,7 @@ from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shap
 from .cases import conv3d
 from .frames import aten, batch_refusal, from_frames, to_frames
 
-# The convolution that makes the frames has 3, at full size: its copies were the peak of memory of `hunyuan`.
+# The convolution that makes the frames has 3, at full size: its copies were 95 MB of `ltx`'s peak memory.
 _FEWEST_OUTPUTS = 4
 
 
