@@ -3,6 +3,7 @@
 from .errors import ExportError
 from .legality import check
 from .pipeline import Step, export, resolve_targets
+from .precision_auto import export_smallest
 from .targets import TARGETS
 
-__all__ = ["TARGETS", "ExportError", "Step", "check", "export", "resolve_targets"]
+__all__ = ["TARGETS", "ExportError", "Step", "check", "export", "export_smallest", "resolve_targets"]

@@ -101,14 +101,16 @@ def export(
         The bundle, in its place.
 
     Raises:
-        ExportError: latents that are no single fp32 clip, a model that torch.export or a target refuses, or a
-            rewritten graph that does not compute what the model does (the difference is in the message).
+        ExportError: latents that are no single fp32 clip, calibration latents unlike them, a model that
+            torch.export or a target refuses, or a rewritten graph that does not compute what the model does (the
+            difference is in the message).
         BundleError: an output folder that cannot be written.
     """
     if latents.ndim != 5 or latents.shape[0] != 1 or latents.dtype != torch.float32:
         raise ExportError(
             f"Latents are {tuple(latents.shape)} {latents.dtype}; one clip (1, C, T, H, W) in float32 is needed."
         )
+    _check_calibration(calibration, latents)
     model = model.eval()
     with BundleWriter(out, overwrite=overwrite) as writer:
         progress(Step("", "running the model for the golden output"))
@@ -137,6 +139,15 @@ def export(
             ],
         )
     return writer.bundle
+
+
+def _check_calibration(calibration: Sequence[Tensor], latents: Tensor) -> None:
+    for clip in calibration:
+        if clip.shape != latents.shape or clip.dtype != latents.dtype:
+            raise ExportError(
+                f"Calibration latents are {tuple(clip.shape)} {clip.dtype}; the export is for "
+                f"{tuple(latents.shape)} {latents.dtype}: encode clips of that size, or export for theirs."
+            )
 
 
 def _lower(

@@ -65,11 +65,13 @@ class Precision:
         rewrites: applied in this order.
         tolerance: how far from the fp32 eager output, nominally in [-1, 1], an artefact may be.
         dtype: what activations are computed in; the graph that is rewritten is fp32 in every precision.
+        calibrated: whether it depends on `Job.calibration`.
     """
 
     rewrites: tuple[Pass, ...]
     tolerance: Tolerance
     dtype: torch.dtype = torch.float32
+    calibrated: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 from handheld.cli import main
 from handheld.convert import TARGETS
+from handheld.latents_file import write_latents
 
-COMMANDS = ("distill", "check", "export", "verify", "profile", "encode", "decode", "demo", "doctor")
+COMMANDS = ("distill", "check", "export", "verify", "profile", "encode", "decode", "demo", "tune", "doctor")
 
 RECIPE = """
 teacher: {name: embedded}
@@ -232,6 +233,16 @@ def _impossible_size(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "onnx", "--height", 33, "--frames", 4, "-o", tmp / "made"]
 
 
+def _floor_without_auto(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "-t", "onnx", "--precision", "int8", "--min-psnr", 40, "-o", tmp / "made"]
+
+
+def _small_calibration(tmp: Path, bundle: Path) -> list:
+    write_latents(tmp / "real.safetensors", np.zeros((2, 48, 2, 4, 4), np.float32), {})
+    size = ("--height", 64, "--width", 64, "--frames", 3)
+    return ["export", "tiny", "-t", "onnx", *size, "--calibration", tmp / "real.safetensors", "-o", tmp / "made"]
+
+
 def _text_to_encode(tmp: Path, bundle: Path) -> list:
     (tmp / "clip.mp4").write_text("not a video")
     return ["encode", tmp / "clip.mp4", "--for", bundle, "-o", tmp / "latents.safetensors"]
@@ -283,6 +294,8 @@ def test_check_needs_no_package_of_the_target(handheld: Run, monkeypatch: pytest
         (_no_recipe, ["Give a recipe"]),
         (_not_a_run, ["config.json"]),
         (_impossible_size, ["height=33", "nearest: 32 and 40", "frames=4", "nearest: 3 and 5"]),
+        (_floor_without_auto, ["--min-psnr", "--precision auto", "int8"]),
+        (_small_calibration, ["real.safetensors", "2x4x4", "2x8x8"]),
         (_text_to_encode, ["clip.mp4", "not a video"]),
     ],
 )

@@ -10,6 +10,7 @@ import typer
 
 from . import options
 from .console import note, say, size, status, table
+from .errors import CommandError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from handheld.convert import Step
     from handheld.convert.target import Target
     from handheld.runtime.bundle import Bundle
+    from handheld.runtime.manifest import Artifact, Option
     from handheld.sources import Source
 
 EPILOG = (
@@ -45,10 +47,31 @@ def run(
     width: options.Width = None,
     frames: options.Frames = None,
     precision: options.Precision = None,
+    min_psnr: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="With --precision auto: lowest PSNR from the fp32 output, in dB.", show_default="40"),
+    ] = None,
+    calibration: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Real latents, from handheld encode, for the ranges of 8-bit activations and as golden input.",
+            show_default="the run's held-out clips",
+        ),
+    ] = None,
     config: options.Config = None,
     subfolder: options.Subfolder = None,
     causal: options.Causal = False,
     seed: options.Seed = 0,
+    costs: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Cost table of your own, from handheld tune, to choose between lowerings by.",
+            show_default="the one that comes with the target",
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print what each layer was lowered to, from among what, and why.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Lower a decoder to Core ML, ExecuTorch and ONNX.
@@ -58,15 +81,41 @@ def run(
     leaves nothing.
     """
     from handheld.convert import resolve_targets
+    from handheld.convert.cost import read_table
+    from handheld.convert.precision_auto import AUTO, DEFAULT_MIN_PSNR_DB
 
-    targets = resolve_targets(target, precision)
+    if min_psnr is not None and precision != AUTO:
+        raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
+    floor = None
+    if precision == AUTO:
+        floor = DEFAULT_MIN_PSNR_DB if min_psnr is None else min_psnr
+    targets = resolve_targets(target, "fp32" if floor is not None else precision)
+    if costs:
+        measured = read_table(costs)
+        targets = [target.with_costs(measured) for target in targets]
     from handheld.sources import open_source
 
     with status(f"Loading {source}"):
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
+    if calibration:
+        opened = opened.with_latents(calibration)
     latents, origin = opened.example(frames, height, width)
+    if calibration and opened.held_out_name not in origin:
+        raise CommandError(
+            f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
+            f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
+        )
     bundle = out or Path(f"{Path(source).name}-bundle")
-    export_and_show(opened, latents, origin, targets, precision, bundle, overwrite)
+    exported = export_and_show(opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor)
+    if explain:
+        for artifact in exported.artifacts:
+            _explain(artifact)
+    say(f"Next: handheld verify {exported.path}")
+
+
+def _sizes(latents: Tensor | None) -> str:
+    """Time, height and width of latents."""
+    return "x".join(map(str, latents.shape[2:])) if latents is not None else ""
 
 
 def export_and_show(
@@ -77,9 +126,10 @@ def export_and_show(
     precision: str | None,
     out: Path,
     overwrite: bool,
+    min_psnr_db: float | None = None,
 ) -> Bundle:
-    """Export a source, show what was done, and return the bundle."""
-    from handheld.convert import export
+    """Export a source, show what was done, and return the bundle. `min_psnr_db` is for precision auto."""
+    from handheld.convert import export, export_smallest
 
     n, c, t, h, w = latents.shape
     spec = opened.spec
@@ -87,6 +137,12 @@ def export_and_show(
         f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
         f"{h * spec.spatial}x{w * spec.spatial}; golden input: {origin}"
     )
+    clips, what = opened.calibration(latents)
+    calibrated = min_psnr_db is not None or any(
+        t.precision(precision or t.default_precision).calibrated for t in targets
+    )
+    if calibrated:
+        note(f"Calibration: {what}")
     with status("Exporting") as spinner:
 
         def show(step: Step) -> None:
@@ -96,14 +152,17 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        bundle = export(
+        how = {"precision": precision} if min_psnr_db is None else {"min_psnr_db": min_psnr_db}
+        calibration = {"calibration_latents": what} if calibrated else {}
+        bundle = (export if min_psnr_db is None else export_smallest)(
             opened.model,
             latents,
             out,
             targets=targets,
-            precision=precision,
+            **how,
+            calibration=clips,
             name=opened.name,
-            provenance={**opened.provenance, "golden_latents": origin},
+            provenance={**opened.provenance, "golden_latents": origin, **calibration},
             overwrite=overwrite,
             progress=show,
         )
@@ -124,11 +183,57 @@ def export_and_show(
             for a in bundle.artifacts
         ],
     )
+    if min_psnr_db is not None:
+        _show_trials(bundle)
     for artifact in bundle.artifacts:
         done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
         say(f"{artifact.name}: {done}")
         for record in artifact.rewrites:
             for refusal in record.refused:
                 say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
-    say(f"Next: handheld verify {bundle.path}")
     return bundle
+
+
+def _explain(artifact: Artifact) -> None:
+    """What was chosen between, layers with the same options together."""
+    groups: dict[tuple[str, tuple[Option, ...]], list[str]] = {}
+    for record in artifact.rewrites:
+        for place in record.selected:
+            groups.setdefault((record.name, place.options), []).append(place.module)
+    rows = []
+    for (chosen, choices), modules in groups.items():
+        more = f" and {len(modules) - 1} alike" if len(modules) > 1 else ""
+        shown = sorted(choices, key=lambda option: option.relative_cost or 0.0)
+        taken = ", ".join(
+            f"{o.rewrite} {o.relative_cost:.2f} ({size(o.weight_bytes or 0)})"
+            for o in shown
+            if o.relative_cost is not None
+        )
+        rows.append([modules[0] + more, chosen, taken])
+    table(
+        f"{artifact.name}: modelled time, 1 for one convolution per tap, and weights of each option",
+        ["layer", "chosen", "options"],
+        rows,
+    )
+    say(f"  costs: {artifact.settings['costs']}")
+    say("  Least share of the time plus half the share of the weights wins: see docs/rewrites.md.")
+
+
+def _show_trials(bundle: Bundle) -> None:
+    """The table behind each target's precision."""
+    for artifact in bundle.artifacts:
+        auto = artifact.settings["auto"]
+        table(
+            f"{artifact.name}: PSNR from the fp32 output, {auto['clips']} clips, floor {auto['min_psnr_db']:g} dB",
+            ["precision", "size", "PSNR, dB", "kept", "why"],
+            [
+                [
+                    trial["precision"],
+                    "–" if trial["size_bytes"] is None else size(trial["size_bytes"]),
+                    "–" if trial["psnr_db"] is None else f"{trial['psnr_db']:.1f}",
+                    "yes" if trial["kept"] else "no",
+                    trial["why"],
+                ]
+                for trial in auto["trials"]
+            ],
+        )

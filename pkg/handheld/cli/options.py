@@ -37,7 +37,8 @@ Subfolder = Annotated[
 Precision = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
-        help="fp32 or fp16; on ios targets also weights of 8 bits (int8, pal8), 6 (pal6) or 4 (pal4).",
+        help="fp32 or fp16; int8 on onnx and android; on ios targets weights of 8 bits (int8, pal8), 6 (pal6) or 4 "
+        "(pal4); for export also auto: each target's smallest artefact that stays over --min-psnr.",
         show_default="fp16 on ios targets and android-vulkan, else fp32",
     ),
 ]
