@@ -5,7 +5,9 @@
 Per preset (random weights: time does not depend on them), every variant is lowered from one model and one example,
 and measured as `handheld profile` measures: a process each, one run at a time in turn, new processes every round.
 Ratios are medians of pairs of runs against `as is`: above 1 is faster. Memory is the peak over the process with
-its runtime loaded, from before the model loads. The difference is the largest from the eager fp32 output.
+its runtime loaded, from before the model loads; our sessions ask onnxruntime to spare memory, so the as-is export
+is also given under onnxruntime's own defaults, as who exports it would run it. The difference is the largest from
+the eager fp32 output.
 
 The JSON: schema_version, command, created_utc, versions, host, settings (repeat, warmup, rounds, threads), and per
 preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and all
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, replace
@@ -26,12 +29,12 @@ from typing import Any
 
 from handheld.convert import TARGETS, export
 from handheld.convert.pipeline import versions
-from handheld.convert.rewrite import Rewrite
-from handheld.convert.rewrites import conv3d_taps, merge_border_taps, temporal_winograd
 from handheld.convert.target import Target
 from handheld.models import PRESETS
 from handheld.runtime import files
+from handheld.runtime.bundle import Bundle
 from handheld.runtime.profile import Profile, Subject, profile
+from handheld.runtime.session.ort import MODEL
 from handheld.runtime.verify import verify
 from handheld.sources import open_source
 
@@ -42,33 +45,10 @@ _MEGA = 1e6
 
 def variants(executorch: bool) -> dict[str, Target]:
     """What is measured, the reference first. The as-is export has no rewrites; ExecuTorch cannot run it."""
-    onnx, android = TARGETS["onnx"], TARGETS["android"]
-    winograd, merged = temporal_winograd.REWRITE, merge_border_taps.REWRITE
-    found = {
-        AS_IS: _variant(onnx, ()),
-        "onnx": onnx,
-        "onnx-winograd": _variant(onnx, _before_taps(onnx, winograd)),
-        "onnx-merged": _variant(onnx, _before_taps(onnx, merged)),
-        "onnx-both": _variant(onnx, _before_taps(onnx, winograd, merged)),
-    }
-    if executorch:
-        found |= {
-            "android": android,
-            "android-merged": _variant(android, _before_taps(android, merged)),
-            "android-both": _variant(android, _before_taps(android, temporal_winograd.POINTWISE, merged)),
-        }
-    return found
-
-
-def _variant(target: Target, rewrites: tuple[Rewrite, ...]) -> Target:
-    return replace(target, precisions={"fp32": replace(target.precision("fp32"), rewrites=rewrites)})
-
-
-def _before_taps(target: Target, *more: Rewrite) -> tuple[Rewrite, ...]:
-    """The target's list with `more`, as far as it lacks them, just before `conv3d_taps`."""
-    rewrites = target.precision("fp32").rewrites
-    at = rewrites.index(conv3d_taps.REWRITE)
-    return (*rewrites[:at], *(rewrite for rewrite in more if rewrite not in rewrites), *rewrites[at:])
+    onnx = TARGETS["onnx"]
+    plain = replace(onnx.precision("fp32"), rewrites=())
+    found = {AS_IS: replace(onnx, precisions={"fp32": plain}), "onnx": onnx}
+    return {**found, "android": TARGETS["android"]} if executorch else found
 
 
 def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace) -> tuple[dict[str, Any], Profile]:
@@ -89,6 +69,7 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
             )
             subjects.append(Subject(label, bundle, bundle.artifacts[0], "teacher" if label == AS_IS else "student"))
         errors = [verify(subject.bundle)[0].max_abs_error for subject in subjects]
+        default_bytes = default_peak_growth_bytes(subjects[0].bundle, options.threads)
         _note(f"{preset}: measuring {', '.join(targets)}")
         measured = profile(
             subjects,
@@ -116,7 +97,39 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
         for subject, error, found in zip(subjects, errors, measured.subjects)
     ]
     frames = list(subjects[0].bundle.manifest.outputs[0].shape)
-    return {"preset": preset, "latents": list(latents.shape), "frames": frames, "variants": rows}, measured
+    result = {
+        "preset": preset,
+        "latents": list(latents.shape),
+        "frames": frames,
+        "as_is_default_session_peak_growth_bytes": default_bytes,
+        "variants": rows,
+    }
+    return result, measured
+
+
+_DEFAULT_SESSION = """
+import sys
+import numpy, onnxruntime
+from handheld.runtime import host
+path, threads = sys.argv[1], int(sys.argv[2])
+host.forget_peak_rss()
+before = host.rss_bytes()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = threads
+session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+(given,) = session.get_inputs()
+latents = numpy.zeros(given.shape, numpy.float32)
+for _ in range(3):
+    session.run(None, {given.name: latents})
+print(host.peak_rss_bytes() - before)
+"""
+
+
+def default_peak_growth_bytes(bundle: Bundle, threads: int) -> int:
+    """Peak memory of a bundle's ONNX artefact under onnxruntime's default options, in a process of its own."""
+    path = bundle.locate(bundle.artifacts[0].path) / MODEL
+    command = [sys.executable, "-P", "-c", _DEFAULT_SESSION, str(path), str(threads)]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def show(result: dict[str, Any]) -> None:
@@ -134,6 +147,8 @@ def show(result: dict[str, Any]) -> None:
             _cell(row["size_bytes"], 7, ".0f", _MEGA),
         )
         print(f"{row['variant']:<16}{''.join(cells)}" + (f"  {row['error']}" if row["error"] else ""))
+    default = result["as_is_default_session_peak_growth_bytes"] / _MEGA
+    print(f"{AS_IS} under onnxruntime's default options: peak {default:.0f} MB")
 
 
 def _cell(value: float | None, width: int, form: str, unit: float = 1.0) -> str:

@@ -44,7 +44,7 @@ def delegation_of(edge: Any, graph: fx.GraphModule, why: Why) -> dict[str, objec
         "ops_before_lowering": sum(node.op == "call_function" for node in graph.graph.nodes),
         "ops_inside": dict(sorted(inside.items())),
         "ops_outside": dict(collections.Counter(_name(n) for n in outside)),
-        "refused": [{"op": _name(n), "shape": list(n.meta["val"].shape), "reason": why(n)} for n in outside],
+        "refused": [{"op": _name(n), "shape": _shape(n), "reason": why(n)} for n in outside],
     }
 
 
@@ -61,6 +61,12 @@ def _calls(graph: fx.Graph) -> Iterator[fx.Node]:
     for node in graph.nodes:
         if node.op == "call_function" and node.target is not operator.getitem and hasattr(node.target, "_schema"):
             yield node
+
+
+def _shape(node: fx.Node) -> list[int]:
+    """Of what a node yields; of the first of several."""
+    value = node.meta["val"]
+    return list((value[0] if isinstance(value, list | tuple) else value).shape)
 
 
 def _name(node: fx.Node) -> str:

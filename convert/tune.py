@@ -1,10 +1,9 @@
 """Measuring a cost table: single ops of the shapes that video decoders have, timed in a target's own runtime.
 
-Each sample is lowered as the target lowers a decoder, without rewrites, and the fastest of its runs is kept: what
-slows a run down is other work on the machine. Cheap ops are measured as what each further one in a chain adds, for
-a run of one alone is mostly handing tensors over. A convolution's own layout changes count as its cost, as they do
-in a decoder, where other ops stand between two convolutions. The rates of a kind are the non-negative least squares
-fit of the relative errors over its samples.
+Each sample is lowered as the target lowers a decoder, without rewrites, alone and in a chain of several: what each
+further one adds is its time, for a run of one alone is to a large part handing tensors over and changing their
+layout at the border. The fastest of the runs is kept: what slows a run down is other work on the machine. The rates
+of a kind are the non-negative least squares fit of the relative errors over its samples.
 """
 
 from __future__ import annotations
@@ -36,11 +35,10 @@ _CHANNEL_BLOCK = 16
 
 @dataclass(frozen=True)
 class Sample:
-    """One op and its input's shape; with `chain`, what each of so many further ones after another adds."""
+    """One op that keeps the shape of its input, and that shape."""
 
     build: Callable[[], nn.Module]
     shape: tuple[int, ...]
-    chain: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,47 +74,64 @@ class _Bordered(nn.Module):
         return torch.cat([x[:1], x, x[-1:]])[1:-1]
 
 
-def _conv(frames: int, into: int, out: int, size: int, groups: int = 1, kernel: int = 3) -> Sample:
+def _conv(frames: int, channels: int, size: int, groups: int = 1, kernel: int = 3) -> Sample:
     def build() -> nn.Module:
-        return nn.Conv2d(groups * into, groups * out, kernel, padding=kernel // 2, groups=groups)
+        return nn.Conv2d(groups * channels, groups * channels, kernel, padding=kernel // 2, groups=groups)
 
-    return Sample(build, (frames, groups * into, size, size))
+    return Sample(build, (frames, groups * channels, size, size))
 
 
 def _depthwise(frames: int, channels: int, size: int, kernel: int) -> Sample:
-    return _conv(frames, 1, 1, size, channels, kernel)
+    return _conv(frames, 1, size, channels, kernel)
 
 
-def _combination(frames: int, rows: int, height: int, width: int) -> Sample:
-    return Sample(lambda: nn.Conv2d(frames, rows, 1), (1, frames, height, width))
+def _combination(frames: int, height: int, width: int) -> Sample:
+    return Sample(lambda: nn.Conv2d(frames, frames, 1), (1, frames, height, width))
 
 
-def _product(rows: int, frames: int, elements: int) -> Sample:
-    return Sample(lambda: _Product(rows, frames), (frames, elements))
+def _product(frames: int, elements: int) -> Sample:
+    return Sample(lambda: _Product(frames, frames), (frames, elements))
 
 
 _CLIPS = ((11, 64, 64, 64), (7, 128, 32, 32), (5, 256, 16, 16), (4, 512, 8, 8), (11, 16, 128, 128))
 
 SAMPLES: tuple[Sample, ...] = (
-    # frames, channels in and out, size: the stages of the presets, full and small.
-    *(_conv(2, 128, 512, 8), _conv(2, 512, 256, 8), _conv(3, 256, 256, 16), _conv(3, 256, 512, 8)),
-    *(_conv(5, 128, 128, 32), _conv(5, 64, 256, 32), _conv(9, 64, 64, 64), _conv(9, 32, 32, 64)),
-    *(_conv(9, 16, 16, 128), _conv(9, 16, 64, 64), _conv(1, 512, 512, 16), _conv(9, 4, 3, 128)),
-    # Winograd's products: tiles, channels of a group, positions.
-    *(_conv(1, 256, 256, 8, 4), _conv(1, 128, 128, 16, 5), _conv(1, 128, 128, 32, 7), _conv(2, 64, 64, 64, 7)),
-    *(_conv(3, 32, 32, 64, 5), _conv(3, 16, 16, 128, 5), _conv(1, 256, 256, 16, 7), _conv(1, 64, 256, 32, 5)),
+    # frames, channels, size: the stages of the presets, full and small.
+    *(
+        _conv(2, 256, 8),
+        _conv(2, 512, 8),
+        _conv(3, 256, 16),
+        _conv(3, 128, 16),
+        _conv(5, 128, 32),
+        _conv(5, 64, 32),
+    ),
+    *(_conv(9, 64, 64), _conv(9, 32, 64), _conv(9, 16, 128), _conv(1, 512, 16), _conv(9, 3, 128)),
+    # Winograd's products: tiles, channels of a group, size, positions.
+    *(_conv(1, 256, 8, 4), _conv(1, 128, 16, 5), _conv(1, 128, 32, 7), _conv(2, 64, 64, 7)),
+    *(_conv(3, 32, 64, 5), _conv(3, 16, 128, 5), _conv(1, 256, 16, 7), _conv(2, 64, 32, 5)),
     *(_depthwise(1, 512, 8, 5), _depthwise(3, 512, 16, 5), _depthwise(3, 512, 32, 5), _depthwise(1, 512, 32, 5)),
     *(_depthwise(1, 512, 16, 5), _depthwise(5, 64, 16, 5), _depthwise(9, 64, 32, 3)),
-    *(_conv(2, 512, 512, 8, kernel=1), _conv(3, 512, 512, 32, kernel=1), _conv(5, 256, 64, 32, kernel=1)),
-    *(_conv(9, 64, 1, 64, kernel=1), _conv(5, 128, 1, 32, kernel=1)),
+    *(_conv(2, 512, 8, kernel=1), _conv(3, 512, 32, kernel=1), _conv(5, 128, 32, kernel=1)),
     # Winograd's transforms, as convolutions and as products.
-    *(_combination(3, 5, 4096, 16), _combination(5, 7, 4096, 32), _combination(9, 14, 4096, 64)),
-    *(_combination(14, 9, 4096, 64), _combination(2, 4, 2048, 8), _combination(9, 15, 2048, 128)),
-    *(_product(4, 2, 1 << 14), _product(5, 3, 1 << 16), _product(7, 5, 1 << 17), _product(14, 9, 1 << 18)),
-    *(_product(9, 14, 1 << 18), _product(15, 9, 1 << 18), _product(9, 15, 1 << 16)),
-    *(Sample(_Doubled, shape, chain=8) for shape in _CLIPS),
-    *(Sample(_Bordered, shape, chain=8) for shape in _CLIPS),
+    *(
+        _combination(4, 4096, 16),
+        _combination(6, 4096, 32),
+        _combination(11, 4096, 64),
+        _combination(12, 2048, 128),
+    ),
+    *(
+        _product(3, 1 << 14),
+        _product(4, 1 << 16),
+        _product(6, 1 << 17),
+        _product(11, 1 << 18),
+        _product(12, 1 << 16),
+    ),
+    *(Sample(_Doubled, shape) for shape in _CLIPS),
+    *(Sample(_Bordered, shape) for shape in _CLIPS),
 )
+
+# Further ops behind the first.
+_CHAIN = 4
 
 
 def tune(
@@ -165,10 +180,9 @@ def _measure(target: Target, sample: Sample, threads: int | None, repeat: int) -
     calls = [(kind, node) for node in graph.graph.nodes if (kind := kind_of(node))]
     sizes = [features_of(node, _CHANNEL_BLOCK) for _, node in calls]
     size = Features(*(sum(getattr(s, field.name) for s in sizes) for field in fields(Features)))
-    ns = _fastest_ns(target, graph, x, threads, repeat)
-    if sample.chain:
-        chained = replace(sample, build=lambda: nn.Sequential(*(sample.build() for _ in range(sample.chain + 1))))
-        ns = max(_fastest_ns(target, _graph(chained)[0], x, threads, repeat) - ns, 0.0) / sample.chain
+    chain, _ = _graph(replace(sample, build=lambda: nn.Sequential(*(sample.build() for _ in range(1 + _CHAIN)))))
+    alone_ns, chain_ns = (_fastest_ns(target, g, x, threads, repeat) for g in (graph, chain))
+    ns = max(chain_ns - alone_ns, 0.0) / _CHAIN
     return calls[-1][0], size, ns
 
 
