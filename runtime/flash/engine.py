@@ -77,7 +77,7 @@ class Session:
         return self._native.ffn(layer, _floats(x), mode, _ids(neurons))
 
     def prefetch(self, layer: int, x: np.ndarray | None = None, neurons: Ids | None = None) -> None:
-        """Start to load what the layer's next token is expected to need: `neurons`, or the selector's choice for x."""
+        """Start to load what the layer's next token should need: `neurons`, or the selector's choice for x."""
         self._native.prefetch(layer, None if x is None else _floats(x), _ids(neurons))
 
     def select(self, layer: int, x: np.ndarray) -> np.ndarray:

@@ -65,18 +65,13 @@ class PackSpec:
             faults.append(
                 f"group_size is {self.group_size}, allowed are powers of two from {BLOCK} that divide d_model"
             )
-        if self.selector == "low_rank" and (
-            self.selector_size % BLOCK or not 0 < self.selector_size <= self.d_model
-        ):
-            faults.append(
-                f"the selector's rank is {self.selector_size}, allowed are multiples of {BLOCK} to d_model"
-            )
-        if self.selector == "ternary" and (
-            self.selector_size % BLOCK or self.selector_size < BLOCK or self.d_model % self.selector_size
-        ):
-            faults.append(
-                f"the selector's group is {self.selector_size}, allowed are multiples of {BLOCK} that divide d_model"
-            )
+        size = self.selector_size
+        if self.selector == "low_rank" and (size % BLOCK or not 0 < size <= self.d_model):
+            faults.append(f"selector_size is {size}, allowed are multiples of {BLOCK} up to d_model")
+        if self.selector == "ternary" and (size % BLOCK or size < BLOCK or self.d_model % size):
+            faults.append(f"selector_size is {size}, allowed are multiples of {BLOCK} that divide d_model")
+        if self.selector == "none" and size:
+            faults.append("selector_size is for selectors")
         return faults
 
     def _is_group(self, size: int) -> bool:
@@ -108,7 +103,7 @@ class Groups:
 
     @classmethod
     def of(cls, spec: PackSpec) -> Groups:
-        """The smallest group that wastes at most a sixteenth, or the least wasteful one up to 16 pages and a bundle."""
+        """The smallest group that wastes at most a sixteenth, else the least wasteful of those tried."""
         stride = _round_up(spec.bundle_bytes, 16)
         pages = -(-stride // PAGE_BYTES)
         candidates = [
@@ -116,9 +111,8 @@ class Groups:
             for count in range(pages, pages + _MAX_PAGES_PER_GROUP)
         ]
         waste = {groups: 1 - groups.bundles_per_group * stride / groups.group_bytes for groups in candidates}
-        return next(
-            (groups for groups in candidates if waste[groups] <= 1 / 16), min(candidates, key=waste.__getitem__)
-        )
+        least = min(candidates, key=waste.__getitem__)
+        return next((groups for groups in candidates if waste[groups] <= 1 / 16), least)
 
     def layer_bytes(self, d_ff: int) -> int:
         return -(-d_ff // self.bundles_per_group) * self.group_bytes

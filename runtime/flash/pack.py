@@ -51,8 +51,9 @@ class FeedForward:
 class LayerSelector:
     """A selector's share of one layer: neurons that score above `threshold` are selected.
 
-    low_rank: score = b (a x) + bias, a (rank, d_model) and b (d_ff, rank). ternary: the writer derives its rows from
-    gate and up; `bias` (d_ff,) is added to the up product, as a layer's own bias is. Neurons in the checkpoint's order.
+    low_rank: score = b (a x) + bias, a (rank, d_model) and b (d_ff, rank). ternary: the writer derives its rows
+    from gate and up; `bias` (d_ff,) is added to the up product, as a layer's own bias is. Neurons are in the
+    checkpoint's order.
     """
 
     threshold: float
@@ -64,9 +65,9 @@ class LayerSelector:
 class PackWriter:
     """Writes a pack so that nothing that looks whole exists before it is whole.
 
-    A context manager. Layers are added in order, one in memory at a time, into a hidden folder beside the target;
-    leaving the `with` block writes the header and the manifest, syncs all to disk and renames the folder into place.
-    Leaving it with an exception removes the folder.
+    A context manager. Layers are added in order, one in memory at a time, into a hidden folder beside the target.
+    Leaving the `with` block writes the header and the manifest, syncs all to disk and renames the folder into
+    place; leaving it with an exception removes the folder.
 
         with PackWriter("model.flash", PackSpec(layers=24, d_model=2048, d_ff=8192, dtype="int4")) as writer:
             for layer in range(24):
@@ -127,9 +128,9 @@ class PackWriter:
     ) -> None:
         """Add the next layer.
 
-        order: (d_ff,) ids of the neurons in the order to store them, the hottest first; by default the checkpoint's.
-        importance: (d_ff,) what |h| is multiplied with before it is compared with `threshold` (exact mode) or with a
-        ternary selector's threshold; the norm of the down column, say. By default 1.
+        order: (d_ff,) ids of the neurons in the order to store them, the hottest first; else the checkpoint's.
+        importance: (d_ff,) what |h| is multiplied with before it is compared with `threshold` (exact mode) or with
+        a ternary selector's threshold; the norm of the down column, say. By default 1.
         """
         layer = len(self._records)
         if layer == self.spec.layers:
@@ -224,8 +225,8 @@ class PackWriter:
             encoded = np.zeros((len(bundles) * groups.bundles_per_group, groups.bundle_stride), np.uint8)
             encoded[: len(ids), : spec.bundle_bytes] = self._encode(weights, ids)
             room[:] = encoded.reshape(room.shape)
-            digest.update(bundles)
-            self._neurons.write(bundles)
+            digest.update(bundles.data)
+            self._neurons.write(bundles.data)
         return LayerRecord(offset, groups.layer_bytes(spec.d_ff), digest.hexdigest(), threshold)
 
     def _encode(self, weights: FeedForward, ids: np.ndarray) -> np.ndarray:

@@ -48,6 +48,7 @@ def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.n
         return stored.view(np.float16).astype(np.float32)
     split = d if dtype == "int8" else d // 2
     weights, scales = np.split(stored, [split], axis=1)
+    values: np.ndarray
     if dtype == "int8":
         values = weights.view(np.int8).astype(np.float32)
     else:

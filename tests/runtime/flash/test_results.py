@@ -61,7 +61,8 @@ def test_every_instruction_set_equals_numpy(make_model: Callable[..., Model], dt
     try:
         session = open_session(model, kernels=kernels)
     except FlashError as error:
-        assert error.status == "HH_FLASH_UNSUPPORTED"
+        if error.status != "HH_FLASH_UNSUPPORTED":
+            raise
         pytest.skip(f"this processor has no {kernels}")
     x = model.x()
     np.testing.assert_allclose(session.ffn(0, x, "dense"), model.output(0, x), **TOLERANCE)
