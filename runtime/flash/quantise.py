@@ -29,9 +29,10 @@ def encode_rows(rows: np.ndarray, dtype: str, group_size: int) -> np.ndarray:
         halves = _to_half(rows)
         return halves.view(np.uint8)
     groups = rows.reshape(len(rows), -1, group_size)
+    weights: np.ndarray
     if dtype == "int8":
         scales = _to_half(np.abs(groups).max(axis=2) / 127)
-        weights = _divide(groups, scales).clip(-127, 127).astype(np.int8).reshape(rows.shape).view(np.uint8)
+        weights = _divide(groups, scales).clip(-127, 127).astype(np.int8).view(np.uint8).reshape(rows.shape)
     else:
         # The largest weight of a group, sign included, takes the code -8, which has no positive counterpart.
         extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=2)[..., None], axis=2)[..., 0]
@@ -48,9 +49,8 @@ def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.n
         return stored.view(np.float16).astype(np.float32)
     split = d if dtype == "int8" else d // 2
     weights, scales = np.split(stored, [split], axis=1)
-    values: np.ndarray
     if dtype == "int8":
-        values = weights.view(np.int8).astype(np.float32)
+        values: np.ndarray = weights.view(np.int8).astype(np.float32)
     else:
         packed = weights.reshape(len(stored), -1, 16)
         values = np.concatenate([packed & 15, packed >> 4], axis=2).astype(np.float32).reshape(len(stored), d) - 8

@@ -28,6 +28,7 @@ void check(const Pack& pack, const Options& options) {
   require(options.pinned_neurons == HH_FLASH_PIN_ALL || options.pinned_neurons <= pack.layout().d_ff,
           "pinned_neurons must be at most " + std::to_string(pack.layout().d_ff) + ", the layer's neurons.");
   require(options.select_share >= 0 && options.select_share <= 1, "select_share must be 0 to 1.");
+  require(options.kernels <= HH_FLASH_KERNELS_NEON, "options.kernels must be of hh_flash_kernels.");
   require(options.selector == HH_FLASH_SELECTOR_NONE || options.selector == HH_FLASH_SELECTOR_HOT,
           "options.selector must be NONE (the pack's own) or HOT.");
 }

@@ -53,6 +53,13 @@ class Fields {
   Bytes bytes_;
 };
 
+// Only a value that an enumeration has may be turned into it.
+template <typename Enum>
+Enum enumeration(uint32_t value, Enum least, Enum most, const char* what) {
+  require(value >= static_cast<uint32_t>(least) && value <= static_cast<uint32_t>(most), what);
+  return static_cast<Enum>(value);
+}
+
 bool is_power_of_two(uint32_t value) { return value != 0 && (value & (value - 1)) == 0; }
 
 // Scales cover whole blocks of 32 weights, the kernels' unit.
@@ -65,34 +72,21 @@ void check_shape(const Layout& layout) {
   require(shape.d_model >= 32 && shape.d_model <= kMaxModel && shape.d_model % 32 == 0,
           "d_model must be a multiple of 32 up to 131072");
   require(layout.d_ff >= 1 && layout.d_ff <= kMaxNeurons, "d_ff must be 1 to 16777216");
-  require(shape.activation == HH_FLASH_RELU || shape.activation == HH_FLASH_SILU, "unknown activation");
-  switch (shape.dtype) {
-    case HH_FLASH_FP16:
-      require(shape.group_size == 0, "fp16 rows have no scales");
-      break;
-    case HH_FLASH_INT8:
-    case HH_FLASH_INT4:
-      require(is_group_of(shape.group_size, shape.d_model), "the group size must be a power of two of 32 or more "
-                                                            "that divides d_model");
-      break;
-    default:
-      bad("unknown dtype");
+  if (shape.dtype == HH_FLASH_FP16) {
+    require(shape.group_size == 0, "fp16 rows have no scales");
+  } else {
+    require(is_group_of(shape.group_size, shape.d_model),
+            "the group size must be a power of two of 32 or more that divides d_model");
   }
-  switch (layout.selector) {
-    case HH_FLASH_SELECTOR_NONE:
-      require(layout.selector_size == 0, "a size without a selector");
-      break;
-    case HH_FLASH_SELECTOR_LOW_RANK:
-      require(layout.selector_size >= 32 && layout.selector_size <= shape.d_model && layout.selector_size % 32 == 0,
-              "a selector's rank must be a multiple of 32 up to d_model");
-      break;
-    case HH_FLASH_SELECTOR_TERNARY:
-      require(layout.selector_size >= 32 && layout.selector_size % 32 == 0 &&
-                  shape.d_model % layout.selector_size == 0,
-              "a ternary selector's group size must be a multiple of 32 that divides d_model");
-      break;
-    default:
-      bad("unknown selector");
+  const uint32_t size = layout.selector_size;
+  if (layout.selector == HH_FLASH_SELECTOR_NONE) {
+    require(size == 0, "a size without a selector");
+  } else if (layout.selector == HH_FLASH_SELECTOR_LOW_RANK) {
+    require(size >= 32 && size <= shape.d_model && size % 32 == 0,
+            "a selector's rank must be a multiple of 32 up to d_model");
+  } else {
+    require(size >= 32 && size % 32 == 0 && shape.d_model % size == 0,
+            "a ternary selector's group size must be a multiple of 32 that divides d_model");
   }
 }
 
@@ -165,15 +159,16 @@ Layout parse_header(Bytes header, uint64_t file_bytes) {
   const uint32_t layers = fields.u32(96);
   layout.shape.d_model = fields.u32(100);
   layout.d_ff = fields.u32(104);
-  layout.shape.activation = static_cast<hh_flash_activation>(fields.u32(108));
+  layout.shape.activation = enumeration(fields.u32(108), HH_FLASH_RELU, HH_FLASH_SILU, "unknown activation");
   const uint32_t gated = fields.u32(112);
-  layout.shape.dtype = static_cast<hh_flash_dtype>(fields.u32(116));
+  layout.shape.dtype = enumeration(fields.u32(116), HH_FLASH_FP16, HH_FLASH_INT4, "unknown dtype");
   layout.shape.group_size = fields.u32(120);
   layout.bundle_stride = fields.u32(124);
   layout.bundles_per_group = fields.u32(128);
   layout.group_bytes = fields.u32(132);
   const uint32_t flags = fields.u32(136);
-  layout.selector = static_cast<hh_flash_selector>(fields.u32(140));
+  layout.selector =
+      enumeration(fields.u32(140), HH_FLASH_SELECTOR_NONE, HH_FLASH_SELECTOR_TERNARY, "unknown selector");
   layout.selector_size = fields.u32(144);
 
   require(gated <= 1 && (flags & ~(kUpBias | kDownBias)) == 0, "unknown flags");

@@ -347,9 +347,9 @@ void Session::finish_prefetch() {
   const Stopwatch stopwatch(counters_.wait_ns);
   try {
     reader_.wait(prefetches_);
-  } catch (...) {
+  } catch (const Error&) {
+    // The call that needs these neurons reads them itself, and reports what fails then.
     undo(prefetches_);
-    throw;
   }
 }
 

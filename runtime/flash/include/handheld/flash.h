@@ -203,7 +203,7 @@ HH_FLASH_API hh_flash_status hh_flash_session_ffn(hh_flash_session* session, uin
 
 /* Starts to load what the layer's next token is expected to need and returns: `neurons`, or, when NULL, the selector's
  * choice for x[d_model]. The layer's next hh_flash_session_ffn waits for it. One prefetch is under way at a time: a
- * second one waits for the first. A failed read is reported by the call that waits. */
+ * second one waits for the first. A read that fails costs time only: the layer's call reads again, and reports it. */
 HH_FLASH_API hh_flash_status hh_flash_session_prefetch(hh_flash_session* session, uint32_t layer, const float* x,
                                                        const uint32_t* neurons, size_t neuron_count);
 
