@@ -36,12 +36,13 @@ class Layer {
       const size_t some = std::min(kRowsAtOnce, count - i);
       Neuron block[kRowsAtOnce];
       for (size_t r = 0; r < some; ++r) block[r] = {bundles[i + r], i + r, 1};
+      for (size_t r = 0; r < kRowsAtOnce; ++r) next_[r] = bundles[std::min(i + kRowsAtOnce + r, count - 1)];
       if (!shape_.gated) {
         up(block, some);
         continue;
       }
       float gates[kRowsAtOnce];
-      dots(block, some, shape_.gate_offset(), gates);
+      dots(block, some, shape_.gate_offset(), skips() ? kNextBlock : shape_.up_offset(), gates);
       for (size_t r = 0; r < some; ++r) {
         block[r].value = activate(shape_.activation, gates[r]);
         if (block[r].value != 0 && gated_.push(block[r])) flush_up();
@@ -58,10 +59,20 @@ class Layer {
     float value;  // the activated gate, then h
   };
 
-  void dots(const Neuron* block, size_t count, uint32_t offset, float* out) const {
+  static constexpr uint32_t kNextBlock = UINT32_MAX;
+
+  // Whether most neurons may end at the first row, so that the next block's first rows are what is needed next.
+  bool skips() const { return shape_.activation == HH_FLASH_RELU; }
+
+  // `ahead` is the offset of the row that follows in the same bundles, or kNextBlock.
+  void dots(const Neuron* block, size_t count, uint32_t offset, uint32_t ahead, float* out) const {
     const uint8_t* rows[kRowsAtOnce];
-    for (size_t r = 0; r < count; ++r) rows[r] = block[r].bundle + offset;
-    kernels_.dots(format_, rows, count, x_, out);
+    const uint8_t* following[kRowsAtOnce];
+    for (size_t r = 0; r < count; ++r) {
+      rows[r] = block[r].bundle + offset;
+      following[r] = ahead == kNextBlock ? next_[r] : block[r].bundle + ahead;
+    }
+    kernels_.dots(format_, rows, count, x_, out, following);
   }
 
   void flush_up() {
@@ -72,7 +83,7 @@ class Layer {
 
   void up(Neuron* block, size_t count) {
     float ups[kRowsAtOnce];
-    dots(block, count, shape_.up_offset(), ups);
+    dots(block, count, shape_.up_offset(), skips() && !shape_.gated ? kNextBlock : shape_.down_offset(), ups);
     for (size_t r = 0; r < count; ++r) {
       float value = ups[r];
       if (shape_.up_bias) {
@@ -104,7 +115,7 @@ class Layer {
       rows[r] = counted_.items[r].bundle + shape_.down_offset();
       values[r] = counted_.items[r].value;
     }
-    kernels_.accumulate(format_, rows, counted_.count, values, y_);
+    kernels_.accumulate(format_, rows, counted_.count, values, y_, skips() ? nullptr : next_);
     counted_.count = 0;
   }
 
@@ -114,6 +125,7 @@ class Layer {
   const float* x_;
   const Activity* activity_;
   float* y_;
+  const uint8_t* next_[kRowsAtOnce] = {};  // the bundles after those at hand
   Queue<Neuron> gated_;
   Queue<Neuron> counted_;
 };

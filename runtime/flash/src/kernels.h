@@ -33,11 +33,13 @@ struct QuantisedVector {
 
 struct Kernels {
   hh_flash_kernels id;
-  // out[r] = rows[r] . x
-  void (*dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out);
+  // out[r] = rows[r] . x. `ahead`: null, or as many rows that are needed soon, which are fetched into the cache
+  // meanwhile: decoding leaves the processor too little room to run ahead on its own.
+  void (*dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+               const uint8_t* const* ahead);
   // y += coefficients[r] * rows[r]
   void (*accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
-                     float* y);
+                     float* y, const uint8_t* const* ahead);
   // codes[d / 4] followed by fp16 scales[d / group_size]
   float (*ternary_dot)(const uint8_t* codes, const QuantisedVector& x);
 };

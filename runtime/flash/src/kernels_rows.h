@@ -25,16 +25,28 @@ struct Int4 {
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int4(block, out); }
 };
 
+// Once per cache line of the rows ahead, as the same place of the current rows is reached.
+template <typename Weights, size_t rows_at_once>
+void fetch_ahead(const uint8_t* const* ahead, uint32_t at) {
+  if (ahead == nullptr || Weights::row_bytes(at) % 64 != 0) return;
+  for (size_t r = 0; r < rows_at_once; ++r) {
+    __builtin_prefetch(ahead[r] + Weights::row_bytes(at));
+    if constexpr (Weights::row_bytes(kBlock) > 64) __builtin_prefetch(ahead[r] + Weights::row_bytes(at) + 64);
+  }
+}
+
 template <typename Weights>
 Simd::Vector scale_of(const uint8_t* row, uint32_t d, uint32_t group) {
   return Simd::broadcast_half(row + Weights::row_bytes(d) + 2 * size_t{group});
 }
 
 template <typename Weights, size_t rows_at_once>
-void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x, float* out) {
+void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x, float* out,
+             const uint8_t* const* ahead) {
   Simd::Vector total[rows_at_once];
   for (size_t r = 0; r < rows_at_once; ++r) total[r] = Simd::zero();
   for (uint32_t at = 0; at < format.d; at += kBlock) {
+    fetch_ahead<Weights, rows_at_once>(ahead, at);
     Simd::Vector input[kVectors];
     for (uint32_t v = 0; v < kVectors; ++v) input[v] = Simd::load(x + at + v * Simd::lanes);
     for (size_t r = 0; r < rows_at_once; ++r) {
@@ -53,10 +65,12 @@ void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x
 }
 
 template <typename Weights, size_t rows_at_once>
-void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const float* coefficients, float* y) {
+void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const float* coefficients, float* y,
+                   const uint8_t* const* ahead) {
   Simd::Vector factor[rows_at_once];
   for (size_t r = 0; r < rows_at_once; ++r) factor[r] = Simd::broadcast(coefficients[r]);
   for (uint32_t at = 0; at < format.d; at += kBlock) {
+    fetch_ahead<Weights, rows_at_once>(ahead, at);
     Simd::Vector output[kVectors];
     for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::load(y + at + v * Simd::lanes);
     for (size_t r = 0; r < rows_at_once; ++r) {
@@ -73,37 +87,39 @@ void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const fl
 }
 
 template <typename Weights>
-void dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out) {
-  if (count == kRowsAtOnce) return dots_of<Weights, kRowsAtOnce>(format, rows, x, out);
-  for (size_t r = 0; r < count; ++r) dots_of<Weights, 1>(format, rows + r, x, out + r);
+void dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+             const uint8_t* const* ahead) {
+  if (count == kRowsAtOnce) return dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
+  for (size_t r = 0; r < count; ++r) dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);
 }
 
 template <typename Weights>
 void accumulate_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
-                         float* y) {
-  if (count == kRowsAtOnce) return accumulate_of<Weights, kRowsAtOnce>(format, rows, coefficients, y);
-  for (size_t r = 0; r < count; ++r) accumulate_of<Weights, 1>(format, rows + r, coefficients + r, y);
+                         float* y, const uint8_t* const* ahead) {
+  if (count == kRowsAtOnce) return accumulate_of<Weights, kRowsAtOnce>(format, rows, coefficients, y, ahead);
+  for (size_t r = 0; r < count; ++r) accumulate_of<Weights, 1>(format, rows + r, coefficients + r, y, nullptr);
 }
 
-void dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out) {
+void dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+             const uint8_t* const* ahead) {
   switch (format.dtype) {
     case HH_FLASH_FP16:
-      return dots_by_count<Fp16>(format, rows, count, x, out);
+      return dots_by_count<Fp16>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT8:
-      return dots_by_count<Int8>(format, rows, count, x, out);
+      return dots_by_count<Int8>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4:
-      return dots_by_count<Int4>(format, rows, count, x, out);
+      return dots_by_count<Int4>(format, rows, count, x, out, ahead);
   }
 }
 
 void accumulate(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
-                float* y) {
+                float* y, const uint8_t* const* ahead) {
   switch (format.dtype) {
     case HH_FLASH_FP16:
-      return accumulate_by_count<Fp16>(format, rows, count, coefficients, y);
+      return accumulate_by_count<Fp16>(format, rows, count, coefficients, y, ahead);
     case HH_FLASH_INT8:
-      return accumulate_by_count<Int8>(format, rows, count, coefficients, y);
+      return accumulate_by_count<Int8>(format, rows, count, coefficients, y, ahead);
     case HH_FLASH_INT4:
-      return accumulate_by_count<Int4>(format, rows, count, coefficients, y);
+      return accumulate_by_count<Int4>(format, rows, count, coefficients, y, ahead);
   }
 }

@@ -27,7 +27,7 @@ void half_rows(const Kernels& kernels, const uint8_t* rows, uint32_t d, const fl
     const size_t some = std::min<size_t>(kRowsAtOnce, part.last - i);
     const uint8_t* block[kRowsAtOnce];
     for (size_t r = 0; r < some; ++r) block[r] = rows + (i + r) * 2 * d;
-    kernels.dots(format, block, some, x, out + i);
+    kernels.dots(format, block, some, x, out + i, nullptr);
   }
 }
 

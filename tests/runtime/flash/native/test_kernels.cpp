@@ -77,13 +77,13 @@ TEST(instruction_sets_agree_with_the_portable_kernels) {
           for (size_t count = 1; count <= kRowsAtOnce; ++count) {
             float expected[kRowsAtOnce];
             float found[kRowsAtOnce];
-            portable.dots(format, pointers, count, x.data(), expected);
-            kernels->dots(format, pointers, count, x.data(), found);
+            portable.dots(format, pointers, count, x.data(), expected, nullptr);
+            kernels->dots(format, pointers, count, x.data(), found, pointers);
             for (size_t r = 0; r < count; ++r) CHECK(close(found[r], expected[r], static_cast<float>(d)));
             std::vector<float> y1(d, 0.5f);
             std::vector<float> y2(d, 0.5f);
-            portable.accumulate(format, pointers, count, x.data(), y1.data());
-            kernels->accumulate(format, pointers, count, x.data(), y2.data());
+            portable.accumulate(format, pointers, count, x.data(), y1.data(), nullptr);
+            kernels->accumulate(format, pointers, count, x.data(), y2.data(), pointers);
             for (size_t i = 0; i < d; ++i) CHECK(close(y1[i], y2[i], 8));
           }
         }
