@@ -36,16 +36,15 @@ from handheld.runtime.flash import (
 
 SHAPES = {"1b": (2048, 8192), "3b": (3072, 8192), "tiny": (256, 1024)}
 ACTIVE = 0.149
-THREADS = 2
 
 
 class Bandwidth:
     """The best of copying (read and written bytes counted) and summing large arrays, one per thread."""
 
-    def __init__(self, size_bytes: int = 1 << 28) -> None:
-        self._arrays = [np.ones(size_bytes // 8 // THREADS) for _ in range(THREADS)]
+    def __init__(self, threads: int, size_bytes: int = 1 << 27) -> None:
+        self._arrays = [np.ones(size_bytes // 8 // threads) for _ in range(threads)]
         self._copies = [np.empty_like(array) for array in self._arrays]
-        self._pool = ThreadPoolExecutor(THREADS)
+        self._pool = ThreadPoolExecutor(threads)
         self._size_bytes = size_bytes
         self.best_bytes_per_s = 0.0
 
@@ -105,29 +104,30 @@ def locality(tokens: list[list[np.ndarray]], window: int, d_ff: int) -> tuple[fl
     return statistics.mean(resident), statistics.mean(new)
 
 
-def measure_kernels(pack: Pack, spec: PackSpec, rounds: int = 25) -> dict[str, float]:
+def measure_kernels(pack: Pack, spec: PackSpec, threads: int, rounds: int = 60) -> dict[str, float]:
     """Shares of the memory bandwidth, by bundle bytes over time in arithmetic: the best of interleaved rounds of
     each, as other work on the machine only ever takes away."""
-    session = pack.session(
-        SessionOptions(budget_bytes=UNLIMITED, pinned_neurons=UNLIMITED, compute_resident=False, window_tokens=0)
+    options = SessionOptions(
+        budget_bytes=1 << 40, pinned_neurons=UNLIMITED, compute_resident=False, compute_threads=threads
     )
+    session = pack.session(options)
     rng = np.random.default_rng(2)
     x = rng.standard_normal(spec.d_model).astype(np.float32)
     sparse = [rng.choice(spec.d_ff, spec.d_ff // 10, replace=False) for _ in range(spec.layers)]
-    bandwidth = Bandwidth()
+    bandwidth = Bandwidth(threads)
     best = {"dense": 0.0, "sparse 10 %": 0.0}
     for _ in range(rounds):
         bandwidth.measure()
         for name in best:
-            before = session.stats()
             for layer in range(spec.layers):
+                before = session.stats()
                 if name == "dense":
                     session.ffn(layer, x, "dense")
                 else:
                     session.ffn(layer, x, "selected", sparse[layer])
-            after = session.stats()
-            computed_bytes = (after.neurons_computed - before.neurons_computed) * spec.bundle_bytes
-            best[name] = max(best[name], computed_bytes * 1e9 / (after.compute_ns - before.compute_ns))
+                after = session.stats()
+                computed_bytes = (after.neurons_computed - before.neurons_computed) * spec.bundle_bytes
+                best[name] = max(best[name], computed_bytes * 1e9 / (after.compute_ns - before.compute_ns))
     return {name: rate / bandwidth.best_bytes_per_s for name, rate in best.items()}
 
 
@@ -213,9 +213,10 @@ def main() -> None:
         )
         if not pack.info.direct_io:
             print("This file system refuses direct reads: the page cache takes part, and the ratios say little.")
-        kernels = measure_kernels(pack, spec)
-        for name, share in kernels.items():
-            print(f"kernels, {name}: {share:.0%} of the memory bandwidth")
+        kernels = {threads: measure_kernels(pack, spec, threads) for threads in (1, 2)}
+        for threads, shares in kernels.items():
+            for name, share in shares.items():
+                print(f"kernels, {threads} threads, {name}: {share:.0%} of the memory bandwidth of as many threads")
         techniques = measure_techniques(pack, spec, arguments.tokens, warmup=8)
         print(f"{'':40} {'speed':>7} {'bytes':>7} {'waiting':>8} {'table':>6} {'compute':>8}")
         for name, row in techniques.items():

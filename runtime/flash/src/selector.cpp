@@ -73,7 +73,7 @@ void Selector::select(uint32_t layer, const float* x, Span<uint8_t> marks) {
 // Scores above this are selected.
 float Selector::cut(const LayerTensors& tensors) {
   if (share_ == 0) return tensors.selector_threshold;
-  const size_t wanted = static_cast<size_t>(std::ceil(share_ * static_cast<float>(scores_.size())));
+  const size_t wanted = std::max<size_t>(1, static_cast<size_t>(std::lround(share_ * static_cast<float>(scores_.size()))));
   if (wanted >= scores_.size()) return -std::numeric_limits<float>::infinity();
   // A NaN would break the order that nth_element relies on.
   std::transform(scores_.begin(), scores_.end(), sorted_.begin(),
