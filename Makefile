@@ -12,7 +12,7 @@ help:
 	@echo "make test       the test suite (about 6 minutes with set-up)"
 	@echo "make test-slow  full-size exports and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"
-	@echo "make flash      rebuild the flash engine in place, after a change of its sources"
+	@echo "make flash      rebuild the flash engine after a change of its sources"
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
 	@echo "make clean      remove the environment and everything that was built"
 
@@ -41,14 +41,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p handheld
 
-# The extension lands beside its sources, where a checkout finds it first.
-FLASH := cmake -S runtime/flash -DHANDHELD_FLASH_TESTS=ON
-
 flash: $(STAMP)
-	$(BIN)/pip install -q -c constraints.txt nanobind
-	$(FLASH) -B build/flash-in-place -DHANDHELD_FLASH_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN)/python)
-	cmake --build build/flash-in-place --parallel
-	cmake --install build/flash-in-place --prefix pkg
+	@$(PIP) --no-deps -e .
+
+FLASH := cmake -S runtime/flash -DHANDHELD_FLASH_TESTS=ON
 
 flash-sanitize:
 	$(FLASH) -B build/flash-address -DHANDHELD_FLASH_SANITIZE=address,undefined
@@ -59,4 +55,4 @@ flash-sanitize:
 	ctest --test-dir build/flash-thread --output-on-failure
 
 clean:
-	rm -rf $(VENV) demo build dist runtime/flash/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
