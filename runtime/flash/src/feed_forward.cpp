@@ -42,7 +42,7 @@ class Layer {
         continue;
       }
       float gates[kRowsAtOnce];
-      dots(block, some, shape_.gate_offset(), skips() ? kNextBlock : shape_.up_offset(), gates);
+      dots(block, some, shape_.gate_offset(), gates);
       for (size_t r = 0; r < some; ++r) {
         block[r].value = activate(shape_.activation, gates[r]);
         if (block[r].value != 0 && gated_.push(block[r])) flush_up();
@@ -59,20 +59,18 @@ class Layer {
     float value;  // the activated gate, then h
   };
 
-  static constexpr uint32_t kNextBlock = UINT32_MAX;
+  // The same rows of the next block, for the kernels to fetch meanwhile; null where a ReLU may leave no need of them.
+  const uint8_t* const* ahead(uint32_t offset, const uint8_t** rows) const {
+    if (offset != 0 && shape_.activation == HH_FLASH_RELU) return nullptr;
+    for (size_t r = 0; r < kRowsAtOnce; ++r) rows[r] = next_[r] + offset;
+    return rows;
+  }
 
-  // Whether most neurons may end at the first row, so that the next block's first rows are what is needed next.
-  bool skips() const { return shape_.activation == HH_FLASH_RELU; }
-
-  // `ahead` is the offset of the row that follows in the same bundles, or kNextBlock.
-  void dots(const Neuron* block, size_t count, uint32_t offset, uint32_t ahead, float* out) const {
+  void dots(const Neuron* block, size_t count, uint32_t offset, float* out) const {
     const uint8_t* rows[kRowsAtOnce];
     const uint8_t* following[kRowsAtOnce];
-    for (size_t r = 0; r < count; ++r) {
-      rows[r] = block[r].bundle + offset;
-      following[r] = ahead == kNextBlock ? next_[r] : block[r].bundle + ahead;
-    }
-    kernels_.dots(format_, rows, count, x_, out, following);
+    for (size_t r = 0; r < count; ++r) rows[r] = block[r].bundle + offset;
+    kernels_.dots(format_, rows, count, x_, out, ahead(offset, following));
   }
 
   void flush_up() {
@@ -83,7 +81,7 @@ class Layer {
 
   void up(Neuron* block, size_t count) {
     float ups[kRowsAtOnce];
-    dots(block, count, shape_.up_offset(), skips() && !shape_.gated ? kNextBlock : shape_.down_offset(), ups);
+    dots(block, count, shape_.up_offset(), ups);
     for (size_t r = 0; r < count; ++r) {
       float value = ups[r];
       if (shape_.up_bias) {
@@ -115,7 +113,8 @@ class Layer {
       rows[r] = counted_.items[r].bundle + shape_.down_offset();
       values[r] = counted_.items[r].value;
     }
-    kernels_.accumulate(format_, rows, counted_.count, values, y_, skips() ? nullptr : next_);
+    const uint8_t* following[kRowsAtOnce];
+    kernels_.accumulate(format_, rows, counted_.count, values, y_, ahead(shape_.down_offset(), following));
     counted_.count = 0;
   }
 
