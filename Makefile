@@ -5,13 +5,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint setup clean help
+.PHONY: demo test test-slow lint setup flash flash-sanitize clean help
 
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
 	@echo "make test       the test suite (about 6 minutes with set-up)"
 	@echo "make test-slow  full-size exports and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"
+	@echo "make flash      rebuild the flash engine after a change of its sources"
+	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
 	@echo "make clean      remove the environment and everything that was built"
 
 setup: $(STAMP)
@@ -38,6 +40,19 @@ test-slow: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p handheld
+
+flash: $(STAMP)
+	@$(PIP) --no-deps -e .
+
+FLASH := cmake -S runtime/flash -DHANDHELD_FLASH_TESTS=ON
+
+flash-sanitize:
+	$(FLASH) -B build/flash-address -DHANDHELD_FLASH_SANITIZE=address,undefined
+	cmake --build build/flash-address --parallel 2
+	ctest --test-dir build/flash-address --output-on-failure
+	$(FLASH) -B build/flash-thread -DHANDHELD_FLASH_SANITIZE=thread
+	cmake --build build/flash-thread --parallel 2
+	ctest --test-dir build/flash-thread --output-on-failure
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

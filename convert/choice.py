@@ -35,12 +35,12 @@ class Choice:
     Attributes:
         options: the last is the plainest, to which the others are compared; all match the same ops.
         costs: gives the table; called when a graph is rewritten, as reading it takes a file.
-        weight_worth: 0.5 means that 1 % more weights must buy at least 0.5 % of the time.
+        weight_worth: 0.4 means that 1 % more weights must buy at least 0.4 % of the time.
     """
 
     options: tuple[Rewrite, ...]
     costs: Callable[[], CostTable]
-    weight_worth: float = 0.5
+    weight_worth: float = 0.4
 
     def run(self, graph: Graph) -> list[RewriteRecord]:
         table = self.costs()

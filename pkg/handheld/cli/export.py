@@ -216,7 +216,7 @@ def _explain(artifact: Artifact) -> None:
         rows,
     )
     say(f"  costs: {artifact.settings['costs']}")
-    say("  Least share of the time plus half the share of the weights wins: see docs/rewrites.md.")
+    say("  Least share of the time plus 0.4 times the share of the weights wins: see docs/rewrites.md.")
 
 
 def _show_trials(bundle: Bundle) -> None:

@@ -1,0 +1,22 @@
+"""The flash engine: feed-forward layers of models larger than their memory, read from storage as needed.
+
+Write a pack with `PackWriter`, open it with `open_pack`; after "LLM in a flash", arXiv 2312.11514; docs/flash.md.
+"""
+
+from .engine import UNLIMITED, Pack, Session, SessionOptions, open_pack
+from .errors import FlashError
+from .layout import PackSpec
+from .pack import FeedForward, LayerSelector, PackWriter
+
+__all__ = [
+    "UNLIMITED",
+    "FeedForward",
+    "FlashError",
+    "LayerSelector",
+    "Pack",
+    "PackSpec",
+    "PackWriter",
+    "Session",
+    "SessionOptions",
+    "open_pack",
+]

@@ -1,0 +1,174 @@
+"""The native engine from Python: packs, sessions and their options."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..errors import BundleError, RuntimeMissing
+from .pack import MANIFEST_NAME
+
+if TYPE_CHECKING:
+    from . import _flash
+
+Mode = Literal["dense", "exact", "selected"]
+Ids = np.ndarray | Sequence[int]
+
+UNLIMITED = 0xFFFFFFFF  # window_tokens, pinned_neurons: as much as the budget holds
+
+_BUNDLING, _MERGING, _COMPUTE_RESIDENT = 1, 2, 4
+_KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
+_SELECTORS = {"pack": 0, "hot": 3}
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How a session computes; flash.h has the details of each field.
+
+    budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
+    compute_resident) are there to measure what each is worth.
+    """
+
+    budget_bytes: int
+    reader_threads: int = 16
+    compute_threads: int = 2
+    window_tokens: int = 5
+    pinned_neurons: int = 0
+    merge_gap_bytes: int = 8 * 1024
+    chunk_bytes: int = 128 * 1024
+    select_share: float = 0.0
+    bundling: bool = True
+    merging: bool = True
+    compute_resident: bool = True
+    kernels: str = "auto"
+    selector: str = "pack"
+
+    def native(self) -> _flash.Options:
+        options = load_native().Options()
+        techniques = (
+            (_BUNDLING, self.bundling), (_MERGING, self.merging), (_COMPUTE_RESIDENT, self.compute_resident)
+        )  # fmt: skip
+        options.techniques = sum(flag for flag, on in techniques if on)
+        options.kernels = _named(_KERNELS, "kernels", self.kernels)
+        options.selector = _named(_SELECTORS, "selector", self.selector)
+        for item in fields(self):
+            if item.name not in ("bundling", "merging", "compute_resident", "kernels", "selector"):
+                setattr(options, item.name, getattr(self, item.name))
+        return options
+
+
+class Session:
+    """One text being decoded. Calls from several threads wait for each other, except `cancel`."""
+
+    def __init__(self, native: _flash.Session) -> None:
+        self._native = native
+
+    def ffn(self, layer: int, x: np.ndarray, mode: Mode = "selected", neurons: Ids | None = None) -> np.ndarray:
+        """One feed-forward layer for one token: x (d_model,) fp32 -> (d_model,) fp32.
+
+        neurons: ids of the checkpoint, for selected mode; by default the selector chooses. Raises FlashError.
+        """
+        return self._native.ffn(layer, _floats(x), mode, _ids(neurons))
+
+    def prefetch(self, layer: int, x: np.ndarray | None = None, neurons: Ids | None = None) -> None:
+        """Start to load what the layer's next token should need: `neurons`, or the selector's choice for x."""
+        self._native.prefetch(layer, None if x is None else _floats(x), _ids(neurons))
+
+    def select(self, layer: int, x: np.ndarray) -> np.ndarray:
+        """The selector's choice for x, as ids of the checkpoint in the pack's order. Reads nothing."""
+        return self._native.select(layer, _floats(x))
+
+    def resident(self, layer: int) -> np.ndarray:
+        """The ids of the neurons that the layer holds."""
+        return self._native.resident(layer)
+
+    def cancel(self) -> None:
+        """Make the running call and all later ones raise FlashError, until `resume`. For another thread to call."""
+        self._native.cancel()
+
+    def resume(self) -> None:
+        self._native.resume()
+
+    def reset(self) -> None:
+        """Forget the window and set the counters to zero: a new text begins."""
+        self._native.reset()
+
+    def stats(self) -> _flash.Stats:
+        return self._native.stats()
+
+
+class Pack:
+    """An open pack; its sessions may run at the same time and outlive it."""
+
+    def __init__(self, path: str | os.PathLike[str], direct_io: bool = True) -> None:
+        self.path = Path(path)
+        self._native = load_native().Pack(os.fspath(self.path), direct_io)
+        self._check_manifest()
+
+    @property
+    def info(self) -> _flash.Info:
+        return self._native.info
+
+    def verify(self) -> None:
+        """Read everything and compare every hash. Raises FlashError naming what was altered."""
+        self._native.verify()
+
+    def floor_bytes(self, options: SessionOptions) -> int:
+        """The smallest budget with which these options open a session."""
+        return self._native.floor_bytes(options.native())
+
+    def session(self, options: SessionOptions) -> Session:
+        return Session(self._native.session(options.native()))
+
+    def _check_manifest(self) -> None:
+        try:
+            manifest = json.loads((self.path / MANIFEST_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise BundleError(f"{self.path}: {MANIFEST_NAME} cannot be read: {error}. Fetch it again.") from error
+        if not isinstance(manifest, dict) or manifest.get("identity") != self.info.identity.hex():
+            raise BundleError(f"{self.path}: {MANIFEST_NAME} is of another pack than neurons.bin. Fetch it again.")
+
+
+def open_pack(path: str | os.PathLike[str], direct_io: bool = True) -> Pack:
+    """Open a pack. direct_io: reads bypass the page cache where the file system can (`info.direct_io` says if).
+
+    Raises FlashError for what is not a whole pack, RuntimeMissing where the native engine is not built.
+    """
+    return Pack(path, direct_io)
+
+
+def load_native() -> Any:
+    """The extension module. Raises RuntimeMissing where it was not built."""
+    try:
+        from . import _flash
+    except ImportError as error:
+        raise RuntimeMissing(
+            f"The flash engine's native part is not installed ({error}). Install a C++17 compiler (g++ or clang) "
+            "and install handheld again, or run `make flash` in a checkout."
+        ) from error
+    return _flash
+
+
+def _named(table: dict[str, int], what: str, name: str) -> int:
+    if name not in table:
+        raise ValueError(f'There is no {what} "{name}": use one of {", ".join(table)}.')
+    return table[name]
+
+
+def _floats(x: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(x, dtype=np.float32)
+
+
+def _ids(neurons: Ids | None) -> np.ndarray | None:
+    if neurons is None:
+        return None
+    ids = np.asarray(neurons)
+    if ids.size and (ids.min() < 0 or ids.max() > UNLIMITED):
+        raise ValueError("Ids of neurons are not negative and fit 32 bits.")
+    return np.ascontiguousarray(ids, dtype=np.uint32)

@@ -1,0 +1,271 @@
+// The Python door: the C interface with numpy arrays. Holds no logic of its own.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "handheld/flash.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Vector = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+[[noreturn]] void raise_error(hh_flash_status status) {
+  const nb::object type = nb::module_::import_("handheld.runtime.flash.errors").attr("FlashError");
+  const nb::object error = type(hh_flash_status_name(status), hh_flash_last_error());
+  PyErr_SetObject(type.ptr(), error.ptr());
+  throw nb::python_error();
+}
+
+void check(hh_flash_status status) {
+  if (status != HH_FLASH_OK) raise_error(status);
+}
+
+// Runs a call of the C interface without the interpreter's lock, then raises what it reports.
+template <typename Call>
+void check_unlocked(Call call) {
+  hh_flash_status status;
+  {
+    const nb::gil_scoped_release unlocked;
+    status = call();
+  }
+  check(status);
+}
+
+template <typename T>
+nb::object to_numpy(std::vector<T>&& values) {
+  auto* owned = new std::vector<T>(std::move(values));
+  const nb::capsule owner(owned, [](void* p) noexcept { delete static_cast<std::vector<T>*>(p); });
+  return nb::ndarray<nb::numpy, T, nb::ndim<1>>(owned->data(), {owned->size()}, owner).cast();
+}
+
+struct ClosePack {
+  void operator()(hh_flash_pack* pack) const { hh_flash_pack_close(pack); }
+};
+
+struct CloseSession {
+  void operator()(hh_flash_session* session) const { hh_flash_session_close(session); }
+};
+
+class PySession {
+ public:
+  PySession(const hh_flash_pack* pack, const hh_flash_session_options& options, uint32_t d_model)
+      : d_model_(d_model) {
+    hh_flash_session* session = nullptr;
+    check_unlocked([&] { return hh_flash_session_open(pack, &options, &session); });
+    session_.reset(session);
+  }
+
+  nb::object ffn(uint32_t layer, const Vector& x, const std::string& mode, const std::optional<Ids>& neurons) {
+    require_d_model(x);
+    std::vector<float> y(d_model_);
+    const hh_flash_mode native_mode = mode_of(mode);
+    const uint32_t* ids = ids_of(neurons);
+    const size_t count = neurons ? neurons->size() : 0;
+    call([&] { return hh_flash_session_ffn(session_.get(), layer, native_mode, x.data(), ids, count, y.data()); });
+    return to_numpy(std::move(y));
+  }
+
+  void prefetch(uint32_t layer, const std::optional<Vector>& x, const std::optional<Ids>& neurons) {
+    if (x) require_d_model(*x);
+    const uint32_t* ids = ids_of(neurons);
+    const size_t count = neurons ? neurons->size() : 0;
+    call([&] { return hh_flash_session_prefetch(session_.get(), layer, x ? x->data() : nullptr, ids, count); });
+  }
+
+  nb::object select(uint32_t layer, const Vector& x) {
+    require_d_model(x);
+    return ids([&](uint32_t* to, size_t capacity, size_t* count) {
+      return hh_flash_session_select(session_.get(), layer, x.data(), to, capacity, count);
+    });
+  }
+
+  nb::object resident(uint32_t layer) {
+    return ids([&](uint32_t* to, size_t capacity, size_t* count) {
+      return hh_flash_session_resident(session_.get(), layer, to, capacity, count);
+    });
+  }
+
+  // Takes no lock: it is for another thread.
+  void cancel() { hh_flash_session_cancel(session_.get()); }
+  void resume() {
+    call([&] { return hh_flash_session_resume(session_.get()); });
+  }
+  void reset() {
+    call([&] { return hh_flash_session_reset(session_.get()); });
+  }
+
+  hh_flash_stats stats() {
+    hh_flash_stats stats{};
+    stats.struct_bytes = sizeof stats;
+    call([&] { return hh_flash_session_stats(session_.get(), &stats); });
+    return stats;
+  }
+
+ private:
+  // A session serves one call at a time; Python threads wait for each other.
+  template <typename Call>
+  void call(Call body) {
+    check_unlocked([&] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      return body();
+    });
+  }
+
+  template <typename Get>
+  nb::object ids(Get get) {
+    size_t count = 0;
+    std::vector<uint32_t> found;
+    call([&] { return get(nullptr, 0, &count); });
+    found.resize(count);
+    call([&] { return get(found.data(), found.size(), &count); });
+    return to_numpy(std::move(found));
+  }
+
+  void require_d_model(const Vector& x) const {
+    if (x.size() == d_model_) return;
+    throw nb::value_error(("x has " + std::to_string(x.size()) + " values; d_model is " + std::to_string(d_model_) + ".").c_str());
+  }
+
+  static hh_flash_mode mode_of(const std::string& name) {
+    if (name == "dense") return HH_FLASH_DENSE;
+    if (name == "exact") return HH_FLASH_EXACT;
+    if (name == "selected") return HH_FLASH_SELECTED;
+    throw nb::value_error(("There is no mode \"" + name + "\": use dense, exact or selected.").c_str());
+  }
+
+  // An empty list is not the same as none.
+  static const uint32_t* ids_of(const std::optional<Ids>& neurons) {
+    static constexpr uint32_t none = 0;
+    if (!neurons) return nullptr;
+    return neurons->size() == 0 ? &none : neurons->data();
+  }
+
+  uint32_t d_model_;
+  std::mutex mutex_;
+  std::unique_ptr<hh_flash_session, CloseSession> session_;
+};
+
+class PyPack {
+ public:
+  PyPack(const std::string& path, bool direct_io) {
+    hh_flash_pack* pack = nullptr;
+    check_unlocked([&] { return hh_flash_pack_open(path.c_str(), direct_io ? HH_FLASH_DIRECT_IO : 0, &pack); });
+    pack_.reset(pack);
+  }
+
+  hh_flash_info info() const {
+    hh_flash_info info{};
+    info.struct_bytes = sizeof info;
+    check(hh_flash_pack_info(pack_.get(), &info));
+    return info;
+  }
+
+  void verify() const {
+    check_unlocked([&] { return hh_flash_pack_verify(pack_.get()); });
+  }
+
+  uint64_t floor_bytes(const hh_flash_session_options& options) const {
+    uint64_t floor_bytes = 0;
+    check(hh_flash_pack_floor(pack_.get(), &options, &floor_bytes));
+    return floor_bytes;
+  }
+
+  std::unique_ptr<PySession> session(const hh_flash_session_options& options) const {
+    return std::make_unique<PySession>(pack_.get(), options, info().d_model);
+  }
+
+ private:
+  std::unique_ptr<hh_flash_pack, ClosePack> pack_;
+};
+
+hh_flash_session_options default_options() {
+  hh_flash_session_options options;
+  hh_flash_session_options_init(&options);
+  return options;
+}
+
+}  // namespace
+
+NB_MODULE(_flash, module) {
+  nb::class_<hh_flash_info>(module, "Info")
+      .def_ro("layers", &hh_flash_info::layers)
+      .def_ro("d_model", &hh_flash_info::d_model)
+      .def_ro("d_ff", &hh_flash_info::d_ff)
+      .def_ro("activation", &hh_flash_info::activation)
+      .def_prop_ro("gated", [](const hh_flash_info& info) { return info.gated != 0; })
+      .def_ro("dtype", &hh_flash_info::dtype)
+      .def_ro("group_size", &hh_flash_info::group_size)
+      .def_ro("selector", &hh_flash_info::selector)
+      .def_prop_ro("direct_io", [](const hh_flash_info& info) { return info.direct_io != 0; })
+      .def_ro("read_alignment_bytes", &hh_flash_info::read_alignment_bytes)
+      .def_ro("bundle_bytes", &hh_flash_info::bundle_bytes)
+      .def_ro("file_bytes", &hh_flash_info::file_bytes)
+      .def_ro("selector_bytes", &hh_flash_info::selector_bytes)
+      .def_prop_ro("identity", [](const hh_flash_info& info) { return nb::bytes(info.identity, sizeof info.identity); });
+
+  nb::class_<hh_flash_stats>(module, "Stats")
+      .def_ro("kernels", &hh_flash_stats::kernels)
+      .def_ro("budget_bytes", &hh_flash_stats::budget_bytes)
+      .def_ro("held_bytes", &hh_flash_stats::held_bytes)
+      .def_ro("held_peak_bytes", &hh_flash_stats::held_peak_bytes)
+      .def_ro("table_rows", &hh_flash_stats::table_rows)
+      .def_ro("layers_computed", &hh_flash_stats::layers_computed)
+      .def_ro("reads", &hh_flash_stats::reads)
+      .def_ro("bytes_read", &hh_flash_stats::bytes_read)
+      .def_ro("bytes_wanted", &hh_flash_stats::bytes_wanted)
+      .def_ro("neurons_selected", &hh_flash_stats::neurons_selected)
+      .def_ro("cache_hits", &hh_flash_stats::cache_hits)
+      .def_ro("neurons_loaded", &hh_flash_stats::neurons_loaded)
+      .def_ro("neurons_streamed", &hh_flash_stats::neurons_streamed)
+      .def_ro("neurons_evicted", &hh_flash_stats::neurons_evicted)
+      .def_ro("neurons_computed", &hh_flash_stats::neurons_computed)
+      .def_ro("prefetched", &hh_flash_stats::prefetched)
+      .def_ro("wait_ns", &hh_flash_stats::wait_ns)
+      .def_ro("read_ns", &hh_flash_stats::read_ns)
+      .def_ro("table_ns", &hh_flash_stats::table_ns)
+      .def_ro("select_ns", &hh_flash_stats::select_ns)
+      .def_ro("compute_ns", &hh_flash_stats::compute_ns);
+
+  nb::class_<hh_flash_session_options>(module, "Options")
+      .def("__init__", [](hh_flash_session_options* options) { new (options) auto(default_options()); })
+      .def_rw("techniques", &hh_flash_session_options::techniques)
+      .def_rw("budget_bytes", &hh_flash_session_options::budget_bytes)
+      .def_rw("reader_threads", &hh_flash_session_options::reader_threads)
+      .def_rw("compute_threads", &hh_flash_session_options::compute_threads)
+      .def_rw("window_tokens", &hh_flash_session_options::window_tokens)
+      .def_rw("pinned_neurons", &hh_flash_session_options::pinned_neurons)
+      .def_rw("merge_gap_bytes", &hh_flash_session_options::merge_gap_bytes)
+      .def_rw("chunk_bytes", &hh_flash_session_options::chunk_bytes)
+      .def_rw("kernels", &hh_flash_session_options::kernels)
+      .def_rw("selector", &hh_flash_session_options::selector)
+      .def_rw("select_share", &hh_flash_session_options::select_share);
+
+  nb::class_<PySession>(module, "Session")
+      .def("ffn", &PySession::ffn, "layer"_a, "x"_a, "mode"_a, "neurons"_a = nb::none())
+      .def("prefetch", &PySession::prefetch, "layer"_a, "x"_a = nb::none(), "neurons"_a = nb::none())
+      .def("select", &PySession::select, "layer"_a, "x"_a)
+      .def("resident", &PySession::resident, "layer"_a)
+      .def("cancel", &PySession::cancel)
+      .def("resume", &PySession::resume)
+      .def("reset", &PySession::reset)
+      .def("stats", &PySession::stats);
+
+  nb::class_<PyPack>(module, "Pack")
+      .def(nb::init<const std::string&, bool>(), "path"_a, "direct_io"_a = true)
+      .def_prop_ro("info", &PyPack::info)
+      .def("verify", &PyPack::verify)
+      .def("floor_bytes", &PyPack::floor_bytes, "options"_a)
+      .def("session", &PyPack::session, "options"_a);
+}

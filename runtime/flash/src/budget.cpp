@@ -1,0 +1,99 @@
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+#include "session.h"
+
+namespace handheld::flash {
+namespace {
+
+constexpr uint32_t kMaxReaders = 256;
+constexpr uint32_t kMaxComputeThreads = 64;
+constexpr uint32_t kMaxChunkBytes = 64u << 20;
+// What a thread touches of its stack, and the session's own objects: an allowance, checked by a test on the RSS.
+constexpr uint64_t kBytesPerThread = 16 * 1024;
+constexpr uint64_t kSessionBytes = 64 * 1024;
+
+void require(bool holds, const std::string& message) {
+  if (!holds) fail(HH_FLASH_INVALID_ARGUMENT, message);
+}
+
+void check(const Pack& pack, const Options& options) {
+  constexpr uint32_t known = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT;
+  require((options.techniques & ~known) == 0, "options.techniques has unknown flags.");
+  require(options.reader_threads >= 1 && options.reader_threads <= kMaxReaders, "reader_threads must be 1 to 256.");
+  require(options.compute_threads >= 1 && options.compute_threads <= kMaxComputeThreads,
+          "compute_threads must be 1 to 64.");
+  require(options.chunk_bytes <= kMaxChunkBytes, "chunk_bytes must be at most 64 MiB.");
+  require(options.pinned_neurons == HH_FLASH_PIN_ALL || options.pinned_neurons <= pack.layout().d_ff,
+          "pinned_neurons must be at most " + std::to_string(pack.layout().d_ff) + ", the layer's neurons.");
+  require(options.select_share >= 0 && options.select_share <= 1, "select_share must be 0 to 1.");
+  require(options.kernels <= HH_FLASH_KERNELS_NEON, "options.kernels must be of hh_flash_kernels.");
+  require(options.selector == HH_FLASH_SELECTOR_NONE || options.selector == HH_FLASH_SELECTOR_HOT,
+          "options.selector must be NONE (the pack's own) or HOT.");
+}
+
+ReadPolicy read_policy(const Pack& pack, const Options& options) {
+  ReadPolicy policy;
+  policy.alignment = pack.bundles().alignment();
+  policy.merge = (options.techniques & HH_FLASH_MERGING) != 0;
+  policy.bundled = (options.techniques & HH_FLASH_BUNDLING) != 0;
+  policy.merge_gap_bytes = options.merge_gap_bytes;
+  // An unaligned bundle may need a sector more at each end.
+  const uint64_t bundle = uint64_t{pack.layout().shape.content_bytes()} + 2 * uint64_t{policy.alignment};
+  const uint64_t chunk = round_up(std::max<uint64_t>(options.chunk_bytes, bundle), kMemoryAlignment);
+  policy.chunk_bytes = static_cast<uint32_t>(chunk);
+  return policy;
+}
+
+}  // namespace
+
+Options default_options() {
+  Options options{};
+  options.struct_bytes = sizeof options;
+  options.techniques = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT;
+  options.reader_threads = 16;
+  options.compute_threads = 2;
+  options.window_tokens = 5;
+  options.merge_gap_bytes = 8 * 1024;
+  options.chunk_bytes = 128 * 1024;
+  return options;
+}
+
+Budget::Budget(const Pack& pack, const Options& options)
+    : layers_(pack.layout().layer_count()), d_ff_(pack.layout().d_ff) {
+  check(pack, options);
+  const Layout& layout = pack.layout();
+  policy = read_policy(pack, options);
+  row_bytes = uint64_t{layout.bundle_stride} + Table::kBytesPerRow;
+
+  const uint64_t buffers = uint64_t{options.reader_threads} * policy.chunk_bytes;
+  const uint64_t partial = uint64_t{options.compute_threads} * layout.shape.d_model * sizeof(float);
+  const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
+  const uint64_t batches = 3 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
+  const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 2 * sizeof(uint32_t) + sizeof(uint8_t*)};
+  const uint64_t threads = (uint64_t{options.reader_threads} + options.compute_threads) * kBytesPerThread;
+  fixed_bytes = kSessionBytes + pack.held_bytes() + buffers + partial + tables + batches + scratch + threads +
+                Selector::scratch_bytes(layout);
+  const uint64_t pinned = options.pinned_neurons == HH_FLASH_PIN_ALL ? 0 : options.pinned_neurons;
+  floor_bytes = fixed_bytes + pinned * layers_ * row_bytes;
+}
+
+void Budget::require(uint64_t bytes) const {
+  if (bytes >= floor_bytes) return;
+  fail(HH_FLASH_BUDGET, "A budget of " + std::to_string(bytes) + " bytes is below the floor of " +
+                            std::to_string(floor_bytes) + " bytes for this pack and these options. Raise the budget, "
+                            "or lower reader_threads, chunk_bytes or pinned_neurons.");
+}
+
+std::vector<uint32_t> Budget::rows_per_layer(uint64_t bytes) const {
+  const uint64_t rows = (bytes - fixed_bytes) / row_bytes;
+  std::vector<uint32_t> capacities(layers_);
+  for (uint32_t layer = 0; layer < layers_; ++layer) {
+    const uint64_t share = rows / layers_ + (layer < rows % layers_ ? 1 : 0);
+    capacities[layer] = static_cast<uint32_t>(std::min<uint64_t>(share, d_ff_));
+  }
+  return capacities;
+}
+
+}  // namespace handheld::flash

@@ -1,0 +1,49 @@
+// Threads for arithmetic. A call forks, the calling thread takes part, and all join before it returns.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace handheld::flash {
+
+class ComputePool {
+ public:
+  // `threads` counts the calling one. Throws std::system_error when the system refuses a thread.
+  explicit ComputePool(uint32_t threads);
+  ~ComputePool();
+  ComputePool(const ComputePool&) = delete;
+  ComputePool& operator=(const ComputePool&) = delete;
+
+  uint32_t threads() const { return static_cast<uint32_t>(workers_.size()) + 1; }
+
+  // Calls task(thread) once for each thread number. The task must not throw.
+  template <typename Task>
+  void run(Task&& task) {
+    using Decayed = std::remove_reference_t<Task>;
+    fork([](void* context, uint32_t thread) { (*static_cast<Decayed*>(context))(thread); },
+         const_cast<std::remove_const_t<Decayed>*>(&task));
+  }
+
+ private:
+  using Function = void (*)(void* context, uint32_t thread);
+  void fork(Function function, void* context);
+  void work(uint32_t thread);
+  void stop();
+
+  std::vector<std::thread> workers_;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::condition_variable joined_;
+  std::atomic<uint64_t> generation_{0};  // counts forks
+  std::atomic<uint32_t> running_{0};
+  std::atomic<bool> stopping_{false};
+  Function function_ = nullptr;
+  void* context_ = nullptr;
+};
+
+}  // namespace handheld::flash

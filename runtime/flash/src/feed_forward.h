@@ -1,0 +1,26 @@
+// The arithmetic of a feed-forward layer over any set of bundles, on one thread.
+#pragma once
+
+#include <cstdint>
+
+#include "format.h"
+#include "kernels.h"
+
+namespace handheld::flash {
+
+// Which neurons count in exact mode, and which did.
+struct Activity {
+  float threshold = 0;
+  const float* importance = nullptr;  // by position; null: 1 for all
+  const uint32_t* positions = nullptr;
+  uint8_t* active = nullptr;  // set to 1 for each bundle that counts; 0 before
+};
+
+float activate(hh_flash_activation activation, float value);
+
+// y += sum over the bundles of h * down, with h = activation(gate . x) * (up . x) or activation(up . x + bias).
+// Without `activity` every bundle counts.
+void compute_bundles(const BundleShape& shape, const Kernels& kernels, const float* x, const uint8_t* const* bundles,
+                     size_t count, const Activity* activity, float* y);
+
+}  // namespace handheld::flash

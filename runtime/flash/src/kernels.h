@@ -1,0 +1,56 @@
+// Rows of weights times a vector: one table of functions per instruction set, chosen when a session opens.
+//
+// A row is d weights followed by their fp16 scales. int8 weights are signed bytes; int4 weights are nibbles minus 8,
+// byte j of a block of 32 holding weights j (low) and j + 16 (high). Arithmetic is fp32 on the unrounded activations,
+// so instruction sets differ in the order of additions only. Ternary codes are 0, 1, 2 for -1, 0, 1; byte j of a block
+// of 32 holds weights j, j + 8, j + 16 and j + 24 from the low bits up.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "handheld/flash.h"
+
+namespace handheld::flash {
+
+constexpr uint32_t kBlock = 32;    // weights that kernels treat at once; d is a multiple of it
+constexpr size_t kRowsAtOnce = 4;  // rows per call of `dots` and `accumulate`, at most
+
+struct RowFormat {
+  hh_flash_dtype dtype;
+  uint32_t d;
+  uint32_t group_size;  // weights per scale, a power of two; 0 for fp16
+};
+
+// An activation vector in int8 with one scale per group: what ternary rows are multiplied with.
+struct QuantisedVector {
+  const int8_t* values;
+  const float* scales;       // d / group_size
+  const int32_t* sums;       // of the values of each group
+  uint32_t d;
+  uint32_t group_size;
+};
+
+struct Kernels {
+  hh_flash_kernels id;
+  // out[r] = rows[r] . x. `ahead`: null, or as many rows that are needed soon, which are fetched into the cache
+  // meanwhile: decoding leaves the processor too little room to run ahead on its own.
+  void (*dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+               const uint8_t* const* ahead);
+  // y += coefficients[r] * rows[r]
+  void (*accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+                     float* y, const uint8_t* const* ahead);
+  // codes[d / 4] followed by fp16 scales[d / group_size]
+  float (*ternary_dot)(const uint8_t* codes, const QuantisedVector& x);
+};
+
+// Throws Error(HH_FLASH_UNSUPPORTED) for what this processor or build does not have.
+const Kernels& find_kernels(hh_flash_kernels wanted);
+
+// Null where the build is for another processor.
+const Kernels& portable_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
+
+}  // namespace handheld::flash

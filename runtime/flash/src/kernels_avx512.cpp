@@ -1,0 +1,65 @@
+#include "kernels.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+
+#include <immintrin.h>
+
+namespace handheld::flash {
+namespace {
+
+struct Simd {
+  static constexpr uint32_t lanes = 16;
+  using Vector = __m512;
+
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static void store(float* to, Vector from) { _mm512_storeu_ps(to, from); }
+  static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  static Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static float sum(Vector a) { return _mm512_reduce_add_ps(a); }
+  static Vector broadcast_half(const uint8_t* from) {
+    short half;
+    __builtin_memcpy(&half, from, sizeof half);
+    return _mm512_cvtph_ps(_mm256_set1_epi16(half));
+  }
+
+  static __m128i load16(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
+
+  static void decode_fp16(const uint8_t* block, Vector* out) {
+    for (size_t v = 0; v < 2; ++v) {
+      out[v] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + 32 * v)));
+    }
+  }
+  static void decode_int8(const uint8_t* block, Vector* out) {
+    for (size_t v = 0; v < 2; ++v) out[v] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(block + 16 * v)));
+  }
+  // A table look-up turns a nibble into its float in one instruction, and ignores the bits above the nibble.
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const __m512i packed = _mm512_cvtepu8_epi32(load16(block));
+    out[0] = _mm512_permutexvar_ps(packed, values);
+    out[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(packed, 4), values);
+  }
+};
+
+#include "kernels_rows.h"
+#include "kernels_ternary_x86.h"
+
+}  // namespace
+
+const Kernels* avx512_kernels() {
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, ternary_dot};
+  return &kernels;
+}
+
+}  // namespace handheld::flash
+
+#else
+
+namespace handheld::flash {
+const Kernels* avx512_kernels() { return nullptr; }
+}  // namespace handheld::flash
+
+#endif

@@ -1,0 +1,96 @@
+// ARM64 with nothing beyond the base instruction set, so that it runs on every 64-bit phone.
+#include "kernels.h"
+
+#if defined(__aarch64__) && defined(__ARM_NEON)
+
+#include <arm_neon.h>
+
+namespace handheld::flash {
+namespace {
+
+struct Simd {
+  static constexpr uint32_t lanes = 4;
+  using Vector = float32x4_t;
+
+  static Vector zero() { return vdupq_n_f32(0); }
+  static Vector broadcast(float value) { return vdupq_n_f32(value); }
+  static Vector load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, Vector from) { vst1q_f32(to, from); }
+  static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
+  static Vector multiply_add(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+  static float sum(Vector a) { return vaddvq_f32(a); }
+
+  static Vector widen_half(uint16x4_t halves) { return vcvt_f32_f16(vreinterpret_f16_u16(halves)); }
+  static Vector broadcast_half(const uint8_t* from) {
+    uint16_t half;
+    __builtin_memcpy(&half, from, sizeof half);
+    return widen_half(vdup_n_u16(half));
+  }
+
+  static void widen16(int8x16_t bytes, Vector* out) {
+    const int16x8_t low = vmovl_s8(vget_low_s8(bytes));
+    const int16x8_t high = vmovl_s8(vget_high_s8(bytes));
+    out[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(low)));
+    out[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(low)));
+    out[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(high)));
+    out[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)));
+  }
+
+  static void decode_fp16(const uint8_t* block, Vector* out) {
+    for (size_t v = 0; v < 8; ++v) out[v] = widen_half(vreinterpret_u16_u8(vld1_u8(block + 8 * v)));
+  }
+  static void decode_int8(const uint8_t* block, Vector* out) {
+    widen16(vreinterpretq_s8_u8(vld1q_u8(block)), out);
+    widen16(vreinterpretq_s8_u8(vld1q_u8(block + 16)), out + 4);
+  }
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    const uint8x16_t packed = vld1q_u8(block);
+    const int8x16_t eight = vdupq_n_s8(8);
+    widen16(vsubq_s8(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), eight), out);
+    widen16(vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), eight), out + 4);
+  }
+};
+
+#include "kernels_rows.h"
+
+inline int32x4_t multiply_codes(int32x4_t total, uint8x8_t codes, const int8_t* x) {
+  return vpadalq_s16(total, vmull_s8(vreinterpret_s8_u8(vand_u8(codes, vdup_n_u8(3))), vld1_s8(x)));
+}
+
+float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
+  const uint8_t* scales = codes + x.d / 4;
+  float32x4_t total = vdupq_n_f32(0);
+  for (uint32_t first = 0, group = 0; first < x.d; first += x.group_size, ++group) {
+    // Codes are one more than their weight; starting from minus the sum of x takes that back.
+    int32x4_t dot = vsetq_lane_s32(-x.sums[group], vdupq_n_s32(0), 0);
+    for (uint32_t at = first; at < first + x.group_size; at += kBlock) {
+      const uint8x8_t packed = vld1_u8(codes + at / 4);
+      const int8_t* values = x.values + at;
+      dot = multiply_codes(dot, packed, values);
+      dot = multiply_codes(dot, vshr_n_u8(packed, 2), values + 8);
+      dot = multiply_codes(dot, vshr_n_u8(packed, 4), values + 16);
+      dot = multiply_codes(dot, vshr_n_u8(packed, 6), values + 24);
+    }
+    const float32x4_t scale = vmulq_n_f32(Simd::broadcast_half(scales + 2 * size_t{group}), x.scales[group]);
+    total = vfmaq_f32(total, scale, vcvtq_f32_s32(dot));
+  }
+  return vaddvq_f32(total);
+}
+
+}  // namespace
+
+const Kernels* neon_kernels() {
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, ternary_dot};
+  return &kernels;
+}
+
+}  // namespace handheld::flash
+
+#else
+
+namespace handheld::flash {
+const Kernels* neon_kernels() { return nullptr; }
+}  // namespace handheld::flash
+
+#endif

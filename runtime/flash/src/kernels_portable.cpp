@@ -1,0 +1,90 @@
+// Plain C++: for processors without a file of their own, and the reference that the others are tested against.
+#include <cstring>
+
+#include "half.h"
+#include "kernels.h"
+
+namespace handheld::flash {
+namespace {
+
+struct Simd {
+  static constexpr uint32_t lanes = 8;
+  struct Vector {
+    float lane[lanes];
+  };
+
+  template <typename Value>
+  static Vector fill(Value value) {
+    Vector out;
+    for (uint32_t i = 0; i < lanes; ++i) out.lane[i] = value(i);
+    return out;
+  }
+
+  static Vector zero() { return broadcast(0); }
+  static Vector broadcast(float value) {
+    return fill([&](uint32_t) { return value; });
+  }
+  static Vector load(const float* from) {
+    return fill([&](uint32_t i) { return from[i]; });
+  }
+  static void store(float* to, const Vector& from) {
+    for (uint32_t i = 0; i < lanes; ++i) to[i] = from.lane[i];
+  }
+  static Vector add(const Vector& a, const Vector& b) {
+    return fill([&](uint32_t i) { return a.lane[i] + b.lane[i]; });
+  }
+  static Vector multiply(const Vector& a, const Vector& b) {
+    return fill([&](uint32_t i) { return a.lane[i] * b.lane[i]; });
+  }
+  static Vector multiply_add(const Vector& a, const Vector& b, const Vector& c) {
+    return fill([&](uint32_t i) { return a.lane[i] * b.lane[i] + c.lane[i]; });
+  }
+  static float sum(const Vector& a) {
+    float total = 0;
+    for (uint32_t i = 0; i < lanes; ++i) total += a.lane[i];
+    return total;
+  }
+  static Vector broadcast_half(const uint8_t* from) { return broadcast(load_half(from)); }
+
+  static void decode_fp16(const uint8_t* block, Vector* out) {
+    for (uint32_t i = 0; i < kBlock; ++i) out[i / lanes].lane[i % lanes] = load_half(block + 2 * i);
+  }
+  static void decode_int8(const uint8_t* block, Vector* out) {
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      out[i / lanes].lane[i % lanes] = static_cast<float>(static_cast<int8_t>(block[i]));
+    }
+  }
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      const int nibble = i < 16 ? block[i] & 15 : block[i - 16] >> 4;
+      out[i / lanes].lane[i % lanes] = static_cast<float>(nibble - 8);
+    }
+  }
+};
+
+#include "kernels_rows.h"
+
+float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
+  const uint8_t* scales = codes + x.d / 4;
+  float total = 0;
+  for (uint32_t first = 0, group = 0; first < x.d; first += x.group_size, ++group) {
+    int32_t dot = -x.sums[group];
+    for (uint32_t at = first; at < first + x.group_size; at += kBlock) {
+      for (uint32_t i = 0; i < kBlock; ++i) {
+        const int code = (codes[at / 4 + i % 8] >> (2 * (i / 8))) & 3;
+        dot += code * x.values[at + i];
+      }
+    }
+    total += load_half(scales + 2 * size_t{group}) * x.scales[group] * static_cast<float>(dot);
+  }
+  return total;
+}
+
+}  // namespace
+
+const Kernels& portable_kernels() {
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, ternary_dot};
+  return kernels;
+}
+
+}  // namespace handheld::flash

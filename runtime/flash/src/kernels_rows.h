@@ -1,0 +1,125 @@
+// The row kernels, written once over a `Simd` policy that each instruction set's file defines before it includes this
+// file inside its anonymous namespace: no inline function compiled for one instruction set may be merged by the linker
+// with another's. For the same reason nothing of the standard library's templates is used here.
+//
+// Simd has: `lanes`, `Vector`, zero, load, store, broadcast, add, multiply, multiply_add, sum, broadcast_half, and
+// decode_fp16, decode_int8, decode_int4 that turn the 32 weights at an address into 32 / lanes vectors.
+
+constexpr uint32_t kVectors = kBlock / Simd::lanes;
+
+struct Fp16 {
+  static constexpr bool scaled = false;
+  static constexpr size_t row_bytes(size_t d) { return 2 * d; }
+  static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_fp16(block, out); }
+};
+
+struct Int8 {
+  static constexpr bool scaled = true;
+  static constexpr size_t row_bytes(size_t d) { return d; }
+  static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int8(block, out); }
+};
+
+struct Int4 {
+  static constexpr bool scaled = true;
+  static constexpr size_t row_bytes(size_t d) { return d / 2; }
+  static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int4(block, out); }
+};
+
+// Once per cache line of the rows ahead, as the same place of the current rows is reached.
+template <typename Weights, size_t rows_at_once>
+void fetch_ahead(const uint8_t* const* ahead, uint32_t at) {
+  if (ahead == nullptr || Weights::row_bytes(at) % 64 != 0) return;
+  for (size_t r = 0; r < rows_at_once; ++r) {
+    __builtin_prefetch(ahead[r] + Weights::row_bytes(at));
+    if constexpr (Weights::row_bytes(kBlock) > 64) __builtin_prefetch(ahead[r] + Weights::row_bytes(at) + 64);
+  }
+}
+
+template <typename Weights>
+Simd::Vector scale_of(const uint8_t* row, uint32_t d, uint32_t group) {
+  return Simd::broadcast_half(row + Weights::row_bytes(d) + 2 * size_t{group});
+}
+
+template <typename Weights, size_t rows_at_once>
+void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x, float* out,
+             const uint8_t* const* ahead) {
+  Simd::Vector total[rows_at_once];
+  for (size_t r = 0; r < rows_at_once; ++r) total[r] = Simd::zero();
+  for (uint32_t at = 0; at < format.d; at += kBlock) {
+    fetch_ahead<Weights, rows_at_once>(ahead, at);
+    Simd::Vector input[kVectors];
+    for (uint32_t v = 0; v < kVectors; ++v) input[v] = Simd::load(x + at + v * Simd::lanes);
+    for (size_t r = 0; r < rows_at_once; ++r) {
+      Simd::Vector weights[kVectors];
+      Weights::decode(rows[r] + Weights::row_bytes(at), weights);
+      Simd::Vector block = Simd::multiply(weights[0], input[0]);
+      for (uint32_t v = 1; v < kVectors; ++v) block = Simd::multiply_add(weights[v], input[v], block);
+      if constexpr (Weights::scaled) {
+        total[r] = Simd::multiply_add(scale_of<Weights>(rows[r], format.d, at / format.group_size), block, total[r]);
+      } else {
+        total[r] = Simd::add(total[r], block);
+      }
+    }
+  }
+  for (size_t r = 0; r < rows_at_once; ++r) out[r] = Simd::sum(total[r]);
+}
+
+template <typename Weights, size_t rows_at_once>
+void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const float* coefficients, float* y,
+                   const uint8_t* const* ahead) {
+  Simd::Vector factor[rows_at_once];
+  for (size_t r = 0; r < rows_at_once; ++r) factor[r] = Simd::broadcast(coefficients[r]);
+  for (uint32_t at = 0; at < format.d; at += kBlock) {
+    fetch_ahead<Weights, rows_at_once>(ahead, at);
+    Simd::Vector output[kVectors];
+    for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::load(y + at + v * Simd::lanes);
+    for (size_t r = 0; r < rows_at_once; ++r) {
+      Simd::Vector weights[kVectors];
+      Weights::decode(rows[r] + Weights::row_bytes(at), weights);
+      Simd::Vector scaled = factor[r];
+      if constexpr (Weights::scaled) {
+        scaled = Simd::multiply(scaled, scale_of<Weights>(rows[r], format.d, at / format.group_size));
+      }
+      for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::multiply_add(scaled, weights[v], output[v]);
+    }
+    for (uint32_t v = 0; v < kVectors; ++v) Simd::store(y + at + v * Simd::lanes, output[v]);
+  }
+}
+
+template <typename Weights>
+void dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+             const uint8_t* const* ahead) {
+  if (count == kRowsAtOnce) return dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
+  for (size_t r = 0; r < count; ++r) dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);
+}
+
+template <typename Weights>
+void accumulate_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+                         float* y, const uint8_t* const* ahead) {
+  if (count == kRowsAtOnce) return accumulate_of<Weights, kRowsAtOnce>(format, rows, coefficients, y, ahead);
+  for (size_t r = 0; r < count; ++r) accumulate_of<Weights, 1>(format, rows + r, coefficients + r, y, nullptr);
+}
+
+void dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
+             const uint8_t* const* ahead) {
+  switch (format.dtype) {
+    case HH_FLASH_FP16:
+      return dots_by_count<Fp16>(format, rows, count, x, out, ahead);
+    case HH_FLASH_INT8:
+      return dots_by_count<Int8>(format, rows, count, x, out, ahead);
+    case HH_FLASH_INT4:
+      return dots_by_count<Int4>(format, rows, count, x, out, ahead);
+  }
+}
+
+void accumulate(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+                float* y, const uint8_t* const* ahead) {
+  switch (format.dtype) {
+    case HH_FLASH_FP16:
+      return accumulate_by_count<Fp16>(format, rows, count, coefficients, y, ahead);
+    case HH_FLASH_INT8:
+      return accumulate_by_count<Int8>(format, rows, count, coefficients, y, ahead);
+    case HH_FLASH_INT4:
+      return accumulate_by_count<Int4>(format, rows, count, coefficients, y, ahead);
+  }
+}

@@ -1,0 +1,239 @@
+#include "reader.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+
+#include "clock.h"
+
+namespace handheld::flash {
+namespace {
+
+struct Range {
+  uint64_t first;
+  uint32_t bytes;
+};
+
+// What to read of a bundle that starts at `offset`. The last part takes the bias along.
+Range wanted(const BundleShape& shape, uint64_t offset, uint8_t part) {
+  if (part == ReadJob::kWhole) return {offset, shape.content_bytes()};
+  const uint32_t skip = part * shape.part_bytes();
+  const bool last = part + 1u == shape.parts();
+  return {offset + skip, last ? shape.content_bytes() - skip : shape.part_bytes()};
+}
+
+size_t max_jobs(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape) {
+  return size_t{neurons} * (policy.bundled ? 1 : shape.parts());
+}
+
+}  // namespace
+
+void ReadBatch::reserve(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape) {
+  pieces_.reserve(neurons);
+  jobs_.reserve(max_jobs(neurons, policy, shape));
+}
+
+uint64_t ReadBatch::reserved_bytes(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape) {
+  return uint64_t{neurons} * sizeof(Piece) + max_jobs(neurons, policy, shape) * sizeof(ReadJob);
+}
+
+void ReadBatch::begin(uint32_t layer, uint8_t* rows) {
+  layer_ = layer;
+  rows_ = rows;
+  jobs_.clear();
+  pieces_.clear();
+  claimed_ = finished_ = end_ = 0;
+  failure_ = HH_FLASH_OK;
+}
+
+void ReadBatch::plan(const Layout& layout, const ReadPolicy& policy) {
+  // Streamed bundles are computed from the buffer they were read into, so they are read whole.
+  if (policy.bundled || streams()) {
+    plan_part(layout, policy, ReadJob::kWhole);
+  } else {
+    for (uint8_t part = 0; part < layout.shape.parts(); ++part) plan_part(layout, policy, part);
+  }
+  end_ = jobs_.size();
+}
+
+void ReadBatch::plan_part(const Layout& layout, const ReadPolicy& policy, uint8_t part) {
+  const size_t first_job = jobs_.size();
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    const Range range = wanted(layout.shape, layout.bundle_offset(layer_, pieces_[i].position), part);
+    const uint64_t first = round_down(range.first, policy.alignment);
+    const uint64_t last = round_up(range.first + range.bytes, policy.alignment);
+    if (policy.merge && part == ReadJob::kWhole && jobs_.size() > first_job) {
+      ReadJob& job = jobs_.back();
+      const uint64_t end = job.offset + job.bytes;
+      const bool close = first <= end + policy.merge_gap_bytes;
+      if (close && last - job.offset <= policy.chunk_bytes) {
+        job.bytes = static_cast<uint32_t>(last - job.offset);
+        ++job.count;
+        continue;
+      }
+    }
+    jobs_.push_back({first, nullptr, static_cast<uint32_t>(last - first), static_cast<uint32_t>(i), 1, part});
+  }
+}
+
+ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t threads,
+                       uint32_t chunk_bytes)
+    : file_(file),
+      layout_(layout),
+      cancelled_(cancelled),
+      buffers_(allocate_aligned<uint8_t>(size_t{threads} * chunk_bytes)) {
+  queue_.reserve(3);
+  free_buffers_.reserve(threads);
+  for (uint32_t i = 0; i < threads; ++i) free_buffers_.push_back(buffers_.get() + size_t{i} * chunk_bytes);
+  workers_.reserve(threads);
+  try {
+    for (uint32_t i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+ReaderPool::~ReaderPool() { stop(); }
+
+void ReaderPool::stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    stopping_ = true;
+  }
+  work_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+}
+
+void ReaderPool::submit(ReadBatch& batch, Priority priority) {
+  if (batch.jobs_.empty()) return;
+  batch.priority_ = priority;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto later = [&](const ReadBatch* waiting) { return waiting->priority_ > priority; };
+    queue_.insert(std::find_if(queue_.begin(), queue_.end(), later), &batch);
+  }
+  if (batch.jobs_.size() < workers_.size()) {
+    for (size_t i = 0; i < batch.jobs_.size(); ++i) work_.notify_one();
+  } else {
+    work_.notify_all();
+  }
+}
+
+void ReaderPool::throw_failure(const ReadBatch& batch) const {
+  if (batch.failure_ != HH_FLASH_OK) fail(batch.failure_, batch.message_);
+}
+
+void ReaderPool::wait(ReadBatch& batch) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  done_.wait(lock, [&] { return batch.finished_ == batch.end_; });
+  throw_failure(batch);
+}
+
+const uint8_t* ReaderPool::wait_for_job(ReadBatch& batch, size_t job) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  done_.wait(lock, [&] { return batch.failure_ != HH_FLASH_OK || batch.jobs_[job].buffer != nullptr; });
+  throw_failure(batch);
+  return batch.jobs_[job].buffer;
+}
+
+void ReaderPool::release(ReadBatch& batch, size_t job) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    free_buffers_.push_back(batch.jobs_[job].buffer);
+    batch.jobs_[job].buffer = nullptr;
+  }
+  work_.notify_one();
+}
+
+void ReaderPool::give_up(ReadBatch& batch) {
+  batch.end_ = batch.claimed_;
+  queue_.erase(std::remove(queue_.begin(), queue_.end(), &batch), queue_.end());
+}
+
+void ReaderPool::drain(ReadBatch& batch) noexcept {
+  std::unique_lock<std::mutex> lock(mutex_);
+  give_up(batch);
+  done_.wait(lock, [&] { return batch.finished_ == batch.end_; });
+  for (ReadJob& job : batch.jobs_) {
+    if (job.buffer == nullptr) continue;
+    free_buffers_.push_back(job.buffer);
+    job.buffer = nullptr;
+  }
+  lock.unlock();
+  work_.notify_all();
+}
+
+ReadCounters ReaderPool::counters() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return counters_;
+}
+
+void ReaderPool::reset_counters() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  counters_ = {};
+}
+
+void ReaderPool::work() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (true) {
+    // A buffer is taken together with a job, so a job that was claimed always ends, and streams cannot lock up.
+    work_.wait(lock, [&] { return stopping_ || (!queue_.empty() && !free_buffers_.empty()); });
+    if (stopping_) return;
+    ReadBatch& batch = *queue_.front();
+    ReadJob& job = batch.jobs_[batch.claimed_++];
+    if (batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
+    uint8_t* const buffer = free_buffers_.back();
+    free_buffers_.pop_back();
+    lock.unlock();
+
+    hh_flash_status failure = HH_FLASH_OK;
+    std::string message;
+    const uint64_t started = now_ns();
+    try {
+      read(batch, job, buffer);
+    } catch (const Error& error) {
+      failure = error.status();
+      message = error.what();
+    } catch (const std::exception& error) {
+      failure = HH_FLASH_INTERNAL;
+      message = error.what();
+    }
+    const uint64_t elapsed = now_ns() - started;
+
+    lock.lock();
+    ++batch.finished_;
+    if (failure == HH_FLASH_OK) {
+      ++counters_.reads;
+      counters_.bytes_read += job.bytes;
+      counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, 0, job.part).bytes;
+      counters_.read_ns += elapsed;
+    } else if (batch.failure_ == HH_FLASH_OK) {
+      batch.failure_ = failure;
+      batch.message_ = std::move(message);
+      give_up(batch);
+    }
+    if (failure == HH_FLASH_OK && batch.streams()) {
+      job.buffer = buffer;
+    } else {
+      free_buffers_.push_back(buffer);
+    }
+    if (batch.streams() || batch.finished_ == batch.end_) done_.notify_all();
+  }
+}
+
+void ReaderPool::read(const ReadBatch& batch, const ReadJob& job, uint8_t* buffer) const {
+  if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled.");
+  file_.read(job.offset, buffer, job.bytes);
+  if (batch.streams()) return;
+  for (uint32_t i = job.first; i < job.first + job.count; ++i) {
+    const Piece piece = batch.pieces_[i];
+    const uint64_t bundle = layout_.bundle_offset(batch.layer_, piece.position);
+    const Range range = wanted(layout_.shape, bundle, job.part);
+    uint8_t* const row = batch.rows_ + size_t{piece.row} * layout_.bundle_stride;
+    std::memcpy(row + (range.first - bundle), buffer + (range.first - job.offset), range.bytes);
+  }
+}
+
+}  // namespace handheld::flash

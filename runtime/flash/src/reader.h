@@ -1,0 +1,146 @@
+// A pool of threads that read bundles: into rows of a table, or into buffers for the caller to compute from.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "file.h"
+#include "format.h"
+#include "memory.h"
+
+namespace handheld::flash {
+
+// Which batches are read first. The caller waits for its loads before it takes streamed buffers, so a stream that was
+// read first could hold every buffer that the loads need.
+enum class Priority : uint8_t { kLoad, kStream, kPrefetch };
+
+// A bundle wanted by a read, and the table row it goes to (unused when streaming).
+struct Piece {
+  uint32_t position;
+  uint32_t row;
+};
+
+// One read call: the aligned range that covers `count` pieces from `first` on.
+struct ReadJob {
+  static constexpr uint8_t kWhole = 0xff;
+
+  uint64_t offset = 0;
+  uint8_t* buffer = nullptr;  // set once a streamed job has been read
+  uint32_t bytes = 0;
+  uint32_t first = 0;
+  uint32_t count = 0;
+  uint8_t part = kWhole;  // or the one part of each bundle that is read
+};
+
+// How ranges become reads.
+struct ReadPolicy {
+  uint32_t alignment = 1;
+  uint32_t chunk_bytes = 0;      // largest read
+  uint32_t merge_gap_bytes = 0;  // between the ranges of neighbours
+  bool merge = true;
+  bool bundled = true;
+};
+
+// The reads of one layer. Filled by the caller, then owned by the pool until they are finished.
+class ReadBatch {
+ public:
+  // Never allocates again for up to `neurons` pieces.
+  void reserve(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape);
+  static uint64_t reserved_bytes(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape);
+
+  // `rows` is the table's array, or null to stream. Pieces are added in ascending order of position.
+  void begin(uint32_t layer, uint8_t* rows);
+  void add(Piece piece) { pieces_.push_back(piece); }
+  // Sets the row of every piece to row_of(position).
+  template <typename RowOf>
+  void place(RowOf row_of) {
+    for (Piece& piece : pieces_) piece.row = row_of(piece.position);
+  }
+  void plan(const Layout& layout, const ReadPolicy& policy);
+
+  bool streams() const { return rows_ == nullptr; }
+  uint32_t layer() const { return layer_; }
+  Span<const ReadJob> jobs() const { return jobs_; }
+  Span<const Piece> pieces() const { return pieces_; }
+
+ private:
+  friend class ReaderPool;
+
+  void plan_part(const Layout& layout, const ReadPolicy& policy, uint8_t part);
+
+  uint32_t layer_ = 0;
+  uint8_t* rows_ = nullptr;
+  Priority priority_ = Priority::kLoad;
+  std::vector<ReadJob> jobs_;
+  std::vector<Piece> pieces_;
+
+  // The rest is guarded by the pool's mutex.
+  size_t claimed_ = 0;
+  size_t finished_ = 0;
+  size_t end_ = 0;  // jobs to claim; a failure brings it down to those that were
+  hh_flash_status failure_ = HH_FLASH_OK;
+  std::string message_;
+};
+
+struct ReadCounters {
+  uint64_t reads = 0;
+  uint64_t bytes_read = 0;
+  uint64_t bytes_wanted = 0;
+  uint64_t read_ns = 0;
+};
+
+class ReaderPool {
+ public:
+  // `layout` and `file` outlive the pool; so does `cancelled`, which makes reads fail with HH_FLASH_CANCELLED.
+  ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t threads,
+             uint32_t chunk_bytes);
+  ~ReaderPool();
+  ReaderPool(const ReaderPool&) = delete;
+  ReaderPool& operator=(const ReaderPool&) = delete;
+
+  // Loads that go with a stream are submitted before it.
+  void submit(ReadBatch& batch, Priority priority);
+
+  // Until all jobs of a batch that loads rows are done. Throws Error for the first one that failed; even then, none
+  // is under way any more.
+  void wait(ReadBatch& batch);
+
+  // Until one job of a streamed batch is there. Throws Error when the batch failed.
+  const uint8_t* wait_for_job(ReadBatch& batch, size_t job);
+  void release(ReadBatch& batch, size_t job);
+
+  // Gives up what was not read, waits for what is under way and takes all buffers back. Safe in any state.
+  void drain(ReadBatch& batch) noexcept;
+
+  uint32_t threads() const { return static_cast<uint32_t>(workers_.size()); }
+  ReadCounters counters();
+  void reset_counters();
+
+ private:
+  void work();
+  void stop();
+  void read(const ReadBatch& batch, const ReadJob& job, uint8_t* buffer) const;
+  void throw_failure(const ReadBatch& batch) const;
+  void give_up(ReadBatch& batch);
+
+  const File& file_;
+  const Layout& layout_;
+  const std::atomic<bool>& cancelled_;
+  AlignedArray<uint8_t> buffers_;
+
+  std::mutex mutex_;
+  std::condition_variable work_;
+  std::condition_variable done_;
+  bool stopping_ = false;
+  std::vector<uint8_t*> free_buffers_;
+  std::vector<ReadBatch*> queue_;  // by priority
+  ReadCounters counters_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace handheld::flash

@@ -1,0 +1,139 @@
+#include "selector.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "feed_forward.h"
+
+namespace handheld::flash {
+namespace {
+
+struct Part {
+  uint32_t first;
+  uint32_t last;
+};
+
+// The share of `count` rows that a thread treats.
+Part part_of(uint32_t count, uint32_t thread, uint32_t threads) {
+  return {static_cast<uint32_t>(uint64_t{count} * thread / threads),
+          static_cast<uint32_t>(uint64_t{count} * (thread + 1) / threads)};
+}
+
+// out[i] = fp16 row i . x, for the rows of one thread.
+void half_rows(const Kernels& kernels, const uint8_t* rows, uint32_t d, const float* x, Part part, float* out) {
+  const RowFormat format{HH_FLASH_FP16, d, 0};
+  for (uint32_t i = part.first; i < part.last; i += kRowsAtOnce) {
+    const size_t some = std::min<size_t>(kRowsAtOnce, part.last - i);
+    const uint8_t* block[kRowsAtOnce];
+    for (size_t r = 0; r < some; ++r) block[r] = rows + (i + r) * 2 * d;
+    kernels.dots(format, block, some, x, out + i, nullptr);
+  }
+}
+
+}  // namespace
+
+Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share)
+    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share) {
+  const Layout& layout = pack.layout();
+  if (kind == HH_FLASH_SELECTOR_LOW_RANK || kind == HH_FLASH_SELECTOR_TERNARY) {
+    scores_.resize(layout.d_ff);
+    sorted_.resize(layout.d_ff);
+  }
+  if (kind == HH_FLASH_SELECTOR_LOW_RANK) hidden_.resize(layout.selector_size);
+  if (kind == HH_FLASH_SELECTOR_TERNARY) {
+    values_.resize(layout.shape.d_model);
+    scales_.resize(layout.shape.d_model / layout.selector_size);
+    sums_.resize(scales_.size());
+  }
+}
+
+uint64_t Selector::scratch_bytes(const Layout& layout) {
+  return uint64_t{layout.d_ff} * 2 * sizeof(float) + uint64_t{layout.shape.d_model} * 4;
+}
+
+void Selector::select(uint32_t layer, const float* x, Span<uint8_t> marks) {
+  const LayerTensors& tensors = pack_.layer(layer);
+  switch (kind_) {
+    case HH_FLASH_SELECTOR_LOW_RANK:
+      score_low_rank(tensors, x);
+      break;
+    case HH_FLASH_SELECTOR_TERNARY:
+      score_ternary(tensors, x);
+      break;
+    case HH_FLASH_SELECTOR_HOT:
+      return;
+    default:
+      fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
+  }
+  const float lowest = cut(tensors);
+  for (size_t i = 0; i < scores_.size(); ++i) marks[i] = scores_[i] > lowest ? 1 : 0;
+}
+
+// Scores above this are selected.
+float Selector::cut(const LayerTensors& tensors) {
+  if (share_ == 0) return tensors.selector_threshold;
+  const size_t wanted = std::max<size_t>(1, static_cast<size_t>(std::lround(share_ * static_cast<float>(scores_.size()))));
+  if (wanted >= scores_.size()) return -std::numeric_limits<float>::infinity();
+  // A NaN would break the order that nth_element relies on.
+  std::transform(scores_.begin(), scores_.end(), sorted_.begin(),
+                 [](float score) { return std::isnan(score) ? std::numeric_limits<float>::infinity() : score; });
+  const auto next = sorted_.begin() + static_cast<std::ptrdiff_t>(wanted);
+  std::nth_element(sorted_.begin(), next, sorted_.end(), std::greater<float>());
+  return *next;
+}
+
+void Selector::score_low_rank(const LayerTensors& tensors, const float* x) {
+  const Layout& layout = pack_.layout();
+  const uint32_t rank = layout.selector_size;
+  pool_.run([&](uint32_t thread) {
+    half_rows(kernels_, tensors.selector_a, layout.shape.d_model, x, part_of(rank, thread, pool_.threads()),
+              hidden_.data());
+  });
+  pool_.run([&](uint32_t thread) {
+    const Part part = part_of(layout.d_ff, thread, pool_.threads());
+    half_rows(kernels_, tensors.selector_b, rank, hidden_.data(), part, scores_.data());
+    if (tensors.selector_bias == nullptr) return;
+    for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
+  });
+}
+
+void Selector::quantise(const float* x) {
+  const uint32_t group = pack_.layout().selector_size;
+  for (size_t g = 0; g < scales_.size(); ++g) {
+    const float* from = x + g * group;
+    int8_t* to = values_.data() + g * group;
+    float largest = 0;
+    for (uint32_t i = 0; i < group; ++i) largest = std::max(largest, std::fabs(from[i]));
+    const float inverse = largest > 0 && std::isfinite(largest) ? 127 / largest : 0;
+    scales_[g] = largest / 127;
+    int32_t sum = 0;
+    for (uint32_t i = 0; i < group; ++i) {
+      to[i] = static_cast<int8_t>(std::lrint(from[i] * inverse));
+      sum += to[i];
+    }
+    sums_[g] = sum;
+  }
+}
+
+void Selector::score_ternary(const LayerTensors& tensors, const float* x) {
+  const Layout& layout = pack_.layout();
+  const BundleShape& shape = layout.shape;
+  quantise(x);
+  const QuantisedVector input{values_.data(), scales_.data(), sums_.data(), shape.d_model, layout.selector_size};
+  const size_t row_bytes = ternary_row_bytes(layout);
+  const size_t up_offset = shape.gated ? ternary_part_bytes(layout) : 0;
+  pool_.run([&](uint32_t thread) {
+    const Part part = part_of(layout.d_ff, thread, pool_.threads());
+    for (uint32_t i = part.first; i < part.last; ++i) {
+      const uint8_t* row = tensors.selector_rows + i * row_bytes;
+      float up = kernels_.ternary_dot(row + up_offset, input);
+      if (tensors.selector_bias != nullptr) up += tensors.selector_bias[i];
+      const float h = shape.gated ? activate(shape.activation, kernels_.ternary_dot(row, input)) * up
+                                  : activate(shape.activation, up);
+      scores_[i] = std::fabs(h) * (tensors.importance == nullptr ? 1.0f : tensors.importance[i]);
+    }
+  });
+}
+
+}  // namespace handheld::flash

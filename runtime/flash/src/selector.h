@@ -1,0 +1,44 @@
+// Which neurons a token is expected to need, decided from what is resident alone.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "compute_pool.h"
+#include "kernels.h"
+#include "memory.h"
+#include "pack.h"
+
+namespace handheld::flash {
+
+// One of these serves all layers of a session; it holds scratch memory only.
+class Selector {
+ public:
+  // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons.
+  Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share);
+
+  // Adds 1 to marks[position] of each selected neuron; marks has d_ff zeros.
+  void select(uint32_t layer, const float* x, Span<uint8_t> marks);
+
+  static uint64_t scratch_bytes(const Layout& layout);
+
+ private:
+  void score_low_rank(const LayerTensors& tensors, const float* x);
+  void score_ternary(const LayerTensors& tensors, const float* x);
+  void quantise(const float* x);
+  float cut(const LayerTensors& tensors);
+
+  const Pack& pack_;
+  const Kernels& kernels_;
+  ComputePool& pool_;
+  hh_flash_selector kind_;
+  float share_;
+  std::vector<float> scores_;
+  std::vector<float> sorted_;
+  std::vector<float> hidden_;    // low-rank: A x
+  std::vector<int8_t> values_;   // ternary: x in int8
+  std::vector<float> scales_;
+  std::vector<int32_t> sums_;
+};
+
+}  // namespace handheld::flash

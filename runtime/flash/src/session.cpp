@@ -1,0 +1,434 @@
+#include "session.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "clock.h"
+
+namespace handheld::flash {
+namespace {
+
+// Marks of a position during one call.
+constexpr uint8_t kIdle = 0;
+constexpr uint8_t kSelected = 1;
+constexpr uint8_t kLoading = 2;  // selected, and its row is being read
+
+// Less work than this is done sooner than a fork takes.
+constexpr size_t kForkBytes = 16 * 1024;
+
+Budget affordable_budget(const Pack& pack, const Options& options) {
+  Budget budget(pack, options);
+  budget.require(options.budget_bytes);
+  return budget;
+}
+
+}  // namespace
+
+Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
+    : pack_(std::move(pack)),
+      layout_(pack_->layout()),
+      options_(options),
+      budget_(affordable_budget(*pack_, options)),
+      kernels_(find_kernels(static_cast<hh_flash_kernels>(options.kernels))),
+      tokens_(layout_.layer_count(), 0),
+      compute_(options.compute_threads),
+      selector_(*pack_, kernels_, compute_,
+                options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
+                options.select_share),
+      reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes) {
+  const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
+  size_t rows = 0;
+  for (const uint32_t capacity : capacities) rows += capacity;
+  rows_ = allocate_aligned<uint8_t>(rows * layout_.bundle_stride);
+  tables_.reserve(capacities.size());
+  uint8_t* at = rows_.get();
+  for (const uint32_t capacity : capacities) {
+    tables_.emplace_back(layout_.d_ff, capacity, layout_.bundle_stride, at);
+    at += size_t{capacity} * layout_.bundle_stride;
+  }
+  for (ReadBatch* batch : {&loads_, &streams_, &prefetches_}) {
+    batch->reserve(layout_.d_ff, budget_.policy, layout_.shape);
+  }
+  marks_.resize(layout_.d_ff);
+  active_.resize(layout_.d_ff);
+  overflow_.reserve(layout_.d_ff);
+  bundles_.reserve(layout_.d_ff);
+  positions_.reserve(layout_.d_ff);
+  partial_ = allocate_aligned<float>(size_t{options.compute_threads} * layout_.shape.d_model);
+  read_pinned();
+  reset();
+}
+
+Session::~Session() {
+  cancel();
+  if (prefetching_) reader_.drain(prefetches_);
+}
+
+void Session::read_pinned() {
+  for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) {
+    Table& table = tables_[layer];
+    const uint32_t pinned = std::min(options_.pinned_neurons, table.capacity());
+    if (pinned == 0) continue;
+    loads_.begin(layer, table.row(0));
+    for (uint32_t position = 0; position < pinned; ++position) loads_.add({position, table.pin(position)});
+    loads_.plan(layout_, budget_.policy);
+    reader_.submit(loads_, Priority::kLoad);
+    reader_.wait(loads_);
+    row_count_ += pinned;
+  }
+  peak_rows_ = row_count_;
+}
+
+void Session::require_usable(uint32_t layer) const {
+  if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled. hh_flash_session_resume takes that back.");
+  if (layer >= layout_.layer_count()) {
+    fail(HH_FLASH_INVALID_ARGUMENT, "There is no layer " + std::to_string(layer) + ": the pack has " +
+                                        std::to_string(layout_.layer_count()) + ".");
+  }
+}
+
+void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons,
+                           bool use_selector, float* y) {
+  require_usable(layer);
+  if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+  x_ = x;
+  begin_output();
+  if (mode == HH_FLASH_SELECTED) {
+    mark(layer, x, neurons, use_selector);
+    run_selected(layer);
+  } else {
+    run_all(layer, mode == HH_FLASH_EXACT);
+  }
+  finish_output(layer, y);
+  ++counters_.layers_computed;
+}
+
+void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
+  const Stopwatch stopwatch(counters_.select_ns);
+  std::fill(marks_.begin(), marks_.end(), kIdle);
+  if (use_selector) {
+    selector_.select(layer, x, {marks_.data(), marks_.size()});
+    return;
+  }
+  const LayerTensors& tensors = pack_->layer(layer);
+  for (const uint32_t id : neurons) {
+    if (id >= layout_.d_ff) {
+      fail(HH_FLASH_INVALID_ARGUMENT, "There is no neuron " + std::to_string(id) + ": a layer has " +
+                                          std::to_string(layout_.d_ff) + ".");
+    }
+    marks_[tensors.position(id)] = kSelected;
+  }
+}
+
+// Gives table rows to the marked neurons that have none, and plans their reads. What finds no row is in overflow_.
+void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
+  const Stopwatch stopwatch(counters_.table_ns);
+  Table& table = tables_[layer];
+  const uint32_t before = table.count();
+  batch.begin(layer, table.row(0));
+  overflow_.clear();
+  if (options_.window_tokens == 0) table.expire(token, 0);
+  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+    if (marks_[position] == kIdle) continue;
+    ++counters_.neurons_selected;
+    const uint32_t row = table.row_of(position);
+    if (row == Table::kNone) {
+      overflow_.push_back(position);
+    } else {
+      ++counters_.cache_hits;
+      table.touch(row, token);
+    }
+  }
+  // Only now, as a neuron selected by this token must not lose its row to another of the same token.
+  size_t kept = 0;
+  for (const uint32_t position : overflow_) {
+    if (table.admit(position, token, options_.window_tokens) == Table::kNone) {
+      overflow_[kept++] = position;
+    } else {
+      marks_[position] = kLoading;
+      batch.add({position, 0});
+    }
+  }
+  overflow_.resize(kept);
+  note_rows(before, table.count());
+  const uint32_t grown = table.count();
+  table.expire(token, options_.window_tokens);
+  note_rows(grown, table.count());
+  // Expiry moves rows, so they are looked up after it.
+  batch.place([&](uint32_t position) { return table.row_of(position); });
+  batch.plan(layout_, budget_.policy);
+  counters_.neurons_loaded += batch.pieces().size();
+}
+
+void Session::run_selected(uint32_t layer) {
+  Table& table = tables_[layer];
+  admit_marked(layer, ++tokens_[layer], loads_);
+  streams_.begin(layer, nullptr);
+  for (const uint32_t position : overflow_) streams_.add({position, 0});
+  streams_.plan(layout_, budget_.policy);
+  reader_.submit(loads_, Priority::kLoad);
+  reader_.submit(streams_, Priority::kStream);
+  try {
+    load_and_compute(table);
+    stream_and_compute(layer, false);
+  } catch (...) {
+    undo(loads_);
+    reader_.drain(streams_);
+    throw;
+  }
+}
+
+// Computes what is resident while the rest is being read, then the rest.
+void Session::load_and_compute(Table& table) {
+  const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
+  bundles_.clear();
+  for (uint32_t row = 0; row < table.count(); ++row) {
+    const uint8_t mark = marks_[table.position_of(row)];
+    if (mark == kSelected || (mark == kIdle && all)) bundles_.push_back(table.row(row));
+  }
+  compute(bundles_, nullptr);
+  {
+    const Stopwatch stopwatch(counters_.wait_ns);
+    reader_.wait(loads_);
+  }
+  bundles_.clear();
+  for (const Piece& piece : loads_.pieces()) bundles_.push_back(table.row(piece.row));
+  compute(bundles_, nullptr);
+}
+
+void Session::run_all(uint32_t layer, bool exact) {
+  Table& table = tables_[layer];
+  const uint64_t token = ++tokens_[layer];
+  const uint32_t resident = table.count();
+  bundles_.clear();
+  positions_.clear();
+  streams_.begin(layer, nullptr);
+  for (uint32_t row = 0; row < resident; ++row) {
+    bundles_.push_back(table.row(row));
+    positions_.push_back(table.position_of(row));
+  }
+  if (resident < layout_.d_ff) {
+    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+      if (table.row_of(position) == Table::kNone) streams_.add({position, 0});
+    }
+  }
+  streams_.plan(layout_, budget_.policy);
+  counters_.neurons_selected += layout_.d_ff;
+  counters_.cache_hits += resident;
+  reader_.submit(streams_, Priority::kStream);
+  try {
+    if (exact) {
+      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
+                              active_.data()};
+      compute(bundles_, &activity);
+      for (uint32_t row = 0; row < resident; ++row) {
+        if (active_[row] != 0) table.touch(row, token);
+      }
+    } else {
+      compute(bundles_, nullptr);
+    }
+    stream_and_compute(layer, exact);
+  } catch (...) {
+    reader_.drain(streams_);
+    throw;
+  }
+  if (exact) {
+    const uint32_t before = table.count();
+    table.expire(token, options_.window_tokens);
+    note_rows(before, table.count());
+  }
+}
+
+// Half of the buffers are computed from while the other half is read into; always the same number, so that the order
+// of additions, and with it the result, does not depend on timing.
+void Session::stream_and_compute(uint32_t layer, bool exact) {
+  const size_t step = std::max<size_t>(1, reader_.threads() / 2);
+  const size_t jobs = streams_.jobs().size();
+  for (size_t first = 0; first < jobs; first += step) {
+    const size_t last = std::min(jobs, first + step);
+    bundles_.clear();
+    positions_.clear();
+    for (size_t j = first; j < last; ++j) {
+      const Stopwatch stopwatch(counters_.wait_ns);
+      const uint8_t* buffer = reader_.wait_for_job(streams_, j);
+      const ReadJob& job = streams_.jobs()[j];
+      for (const Piece& piece : streams_.pieces().subspan(job.first, job.count)) {
+        bundles_.push_back(buffer + (layout_.bundle_offset(layer, piece.position) - job.offset));
+        positions_.push_back(piece.position);
+      }
+    }
+    counters_.neurons_streamed += bundles_.size();
+    if (exact) {
+      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
+                              active_.data()};
+      compute(bundles_, &activity);
+      keep_active(layer);
+    } else {
+      compute(bundles_, nullptr);
+    }
+    for (size_t j = first; j < last; ++j) reader_.release(streams_, j);
+  }
+}
+
+// Copies the streamed neurons that counted into the table, for the tokens to come.
+void Session::keep_active(uint32_t layer) {
+  if (options_.window_tokens == 0) return;
+  const Stopwatch stopwatch(counters_.table_ns);
+  Table& table = tables_[layer];
+  const uint32_t before = table.count();
+  for (size_t i = 0; i < bundles_.size(); ++i) {
+    if (active_[i] == 0) continue;
+    const uint32_t row = table.admit(positions_[i], tokens_[layer], options_.window_tokens);
+    if (row == Table::kNone) break;
+    std::memcpy(table.row(row), bundles_[i], layout_.shape.content_bytes());
+    ++counters_.neurons_loaded;
+  }
+  note_rows(before, table.count());
+}
+
+void Session::note_rows(uint32_t before, uint32_t after) {
+  row_count_ = row_count_ - before + after;
+  peak_rows_ = std::max(peak_rows_, row_count_);
+}
+
+void Session::compute(Span<const uint8_t* const> bundles, const Activity* activity) {
+  if (activity != nullptr) std::fill_n(activity->active, bundles.size(), uint8_t{0});
+  if (bundles.empty()) return;
+  const Stopwatch stopwatch(counters_.compute_ns);
+  const uint32_t d_model = layout_.shape.d_model;
+  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
+    Activity part{};
+    if (activity != nullptr) {
+      part = {activity->threshold, activity->importance, activity->positions + first, activity->active + first};
+    }
+    compute_bundles(layout_.shape, kernels_, x_, bundles.data() + first, last - first,
+                    activity == nullptr ? nullptr : &part, partial_.get() + size_t{thread} * d_model);
+  };
+  if (bundles.size() * layout_.bundle_stride < kForkBytes) {
+    compute_part(0, bundles.size(), 0);
+  } else {
+    const size_t threads = compute_.threads();
+    compute_.run([&](uint32_t thread) {
+      compute_part(bundles.size() * thread / threads, bundles.size() * (thread + 1) / threads, thread);
+    });
+  }
+  counters_.neurons_computed += bundles.size();
+}
+
+void Session::begin_output() {
+  std::fill_n(partial_.get(), size_t{compute_.threads()} * layout_.shape.d_model, 0.0f);
+}
+
+void Session::finish_output(uint32_t layer, float* y) {
+  const uint32_t d_model = layout_.shape.d_model;
+  const float* bias = pack_->layer(layer).down_bias;
+  for (uint32_t i = 0; i < d_model; ++i) y[i] = partial_[i];
+  for (uint32_t thread = 1; thread < compute_.threads(); ++thread) {
+    const float* partial = partial_.get() + size_t{thread} * d_model;
+    for (uint32_t i = 0; i < d_model; ++i) y[i] += partial[i];
+  }
+  if (bias == nullptr) return;
+  for (uint32_t i = 0; i < d_model; ++i) y[i] += bias[i];
+}
+
+void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
+  require_usable(layer);
+  if (prefetching_) finish_prefetch();
+  mark(layer, x, neurons, use_selector);
+  admit_marked(layer, tokens_[layer] + 1, prefetches_);
+  counters_.prefetched += prefetches_.pieces().size();
+  prefetching_ = !prefetches_.pieces().empty();
+  reader_.submit(prefetches_, Priority::kPrefetch);
+}
+
+void Session::finish_prefetch() {
+  prefetching_ = false;
+  const Stopwatch stopwatch(counters_.wait_ns);
+  try {
+    reader_.wait(prefetches_);
+  } catch (const Error&) {
+    // The call that needs these neurons reads them itself, and reports what fails then.
+    undo(prefetches_);
+  }
+}
+
+// Rows that a batch was to fill may hold anything: their neurons leave the table.
+void Session::undo(ReadBatch& batch) noexcept {
+  reader_.drain(batch);
+  Table& table = tables_[batch.layer()];
+  for (const Piece& piece : batch.pieces()) {
+    table.remove(table.row_of(piece.position));
+    --row_count_;
+  }
+}
+
+size_t Session::select(uint32_t layer, const float* x, Span<uint32_t> ids) {
+  require_usable(layer);
+  mark(layer, x, {}, true);
+  size_t count = 0;
+  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+    if (marks_[position] != kIdle) put_id(layer, position, count++, ids);
+  }
+  return count;
+}
+
+size_t Session::resident(uint32_t layer, Span<uint32_t> ids) {
+  require_usable(layer);
+  if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+  const Table& table = tables_[layer];
+  for (uint32_t row = 0; row < table.count(); ++row) put_id(layer, table.position_of(row), row, ids);
+  return table.count();
+}
+
+void Session::put_id(uint32_t layer, uint32_t position, size_t index, Span<uint32_t> ids) const {
+  if (index < ids.size()) ids[index] = pack_->layer(layer).id(position);
+}
+
+void Session::reset() {
+  if (prefetching_) {
+    prefetching_ = false;
+    undo(prefetches_);
+  }
+  row_count_ = 0;
+  for (Table& table : tables_) {
+    table.clear();
+    table.reset_evictions();
+    row_count_ += table.count();
+  }
+  peak_rows_ = row_count_;
+  counters_ = {};
+  reader_.reset_counters();
+}
+
+hh_flash_stats Session::stats() {
+  const ReadCounters reads = reader_.counters();
+  hh_flash_stats stats{};
+  stats.struct_bytes = sizeof stats;
+  stats.kernels = kernels_.id;
+  stats.budget_bytes = options_.budget_bytes;
+  stats.held_bytes = budget_.fixed_bytes + row_count_ * budget_.row_bytes;
+  stats.held_peak_bytes = budget_.fixed_bytes + peak_rows_ * budget_.row_bytes;
+  for (const Table& table : tables_) {
+    stats.table_rows += table.capacity();
+    stats.neurons_evicted += table.evictions();
+  }
+  stats.layers_computed = counters_.layers_computed;
+  stats.reads = reads.reads;
+  stats.bytes_read = reads.bytes_read;
+  stats.bytes_wanted = reads.bytes_wanted;
+  stats.neurons_selected = counters_.neurons_selected;
+  stats.cache_hits = counters_.cache_hits;
+  stats.neurons_loaded = counters_.neurons_loaded;
+  stats.neurons_streamed = counters_.neurons_streamed;
+  stats.neurons_computed = counters_.neurons_computed;
+  stats.prefetched = counters_.prefetched;
+  stats.wait_ns = counters_.wait_ns;
+  stats.read_ns = reads.read_ns;
+  stats.table_ns = counters_.table_ns;
+  stats.select_ns = counters_.select_ns;
+  stats.compute_ns = counters_.compute_ns;
+  return stats;
+}
+
+}  // namespace handheld::flash

@@ -1,0 +1,117 @@
+// One text being decoded: the resident neurons, the threads and the budget they live in.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "compute_pool.h"
+#include "feed_forward.h"
+#include "kernels.h"
+#include "memory.h"
+#include "pack.h"
+#include "reader.h"
+#include "selector.h"
+#include "table.h"
+
+namespace handheld::flash {
+
+using Options = hh_flash_session_options;
+
+Options default_options();
+
+// What a session of these options holds. Throws Error(HH_FLASH_INVALID_ARGUMENT) for options out of range.
+struct Budget {
+  Budget(const Pack& pack, const Options& options);
+
+  // Throws Error(HH_FLASH_BUDGET) when `bytes` is below the floor.
+  void require(uint64_t bytes) const;
+  // Table rows of each layer under a budget of `bytes`, at most d_ff.
+  std::vector<uint32_t> rows_per_layer(uint64_t bytes) const;
+
+  ReadPolicy policy;
+  uint64_t fixed_bytes = 0;  // buffers, bookkeeping, selectors
+  uint64_t row_bytes = 0;    // a table row with its bookkeeping
+  uint64_t floor_bytes = 0;
+
+ private:
+  uint32_t layers_;
+  uint32_t d_ff_;
+};
+
+class Session {
+ public:
+  Session(std::shared_ptr<const Pack> pack, const Options& options);
+  ~Session();
+
+  void feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons, bool use_selector,
+                    float* y);
+  void prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
+  // The whole number; writes at most ids.size().
+  size_t select(uint32_t layer, const float* x, Span<uint32_t> ids);
+  size_t resident(uint32_t layer, Span<uint32_t> ids);
+  void cancel() { cancelled_ = true; }
+  void resume() { cancelled_ = false; }
+  void reset();
+  hh_flash_stats stats();
+
+ private:
+  struct Counters {
+    uint64_t layers_computed, neurons_selected, cache_hits, neurons_loaded, neurons_streamed, neurons_computed,
+        prefetched, wait_ns, table_ns, select_ns, compute_ns;
+  };
+
+  void require_usable(uint32_t layer) const;
+  void read_pinned();
+  void mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
+  void admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch);
+  void finish_prefetch();
+  void undo(ReadBatch& batch) noexcept;
+
+  void run_selected(uint32_t layer);
+  void run_all(uint32_t layer, bool exact);
+  void load_and_compute(Table& table);
+  void stream_and_compute(uint32_t layer, bool exact);
+  void keep_active(uint32_t layer);
+  void note_rows(uint32_t before, uint32_t after);
+  void compute(Span<const uint8_t* const> bundles, const Activity* activity);
+  void begin_output();
+  void finish_output(uint32_t layer, float* y);
+  void put_id(uint32_t layer, uint32_t position, size_t index, Span<uint32_t> ids) const;
+
+  const std::shared_ptr<const Pack> pack_;
+  const Layout& layout_;
+  const Options options_;
+  const Budget budget_;
+  const Kernels& kernels_;
+  std::atomic<bool> cancelled_{false};
+
+  AlignedArray<uint8_t> rows_;
+  std::vector<Table> tables_;
+  std::vector<uint64_t> tokens_;  // of each layer so far
+  ComputePool compute_;
+  Selector selector_;
+
+  ReadBatch loads_;
+  ReadBatch streams_;
+  ReadBatch prefetches_;
+  bool prefetching_ = false;
+
+  // Scratch of one call, sized once.
+  const float* x_ = nullptr;
+  std::vector<uint8_t> marks_;            // by position
+  std::vector<uint32_t> overflow_;        // positions that no row was found for
+  std::vector<const uint8_t*> bundles_;   // to compute
+  std::vector<uint32_t> positions_;       // of bundles_, in exact mode
+  std::vector<uint8_t> active_;           // of bundles_, in exact mode
+  AlignedArray<float> partial_;           // y of each thread
+  uint64_t row_count_ = 0;
+  uint64_t peak_rows_ = 0;
+  Counters counters_{};
+
+  // Last, so that its threads end before what they use.
+  ReaderPool reader_;
+};
+
+}  // namespace handheld::flash

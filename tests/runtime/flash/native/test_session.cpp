@@ -1,0 +1,132 @@
+// Sessions: results, threads, cancellation, files that change underneath.
+#include "session.h"
+
+#include <unistd.h>
+
+#include <thread>
+
+#include "check.h"
+#include "writer.h"
+
+using namespace handheld::flash;
+
+namespace {
+
+Options small_options(const Pack& pack, uint32_t rows) {
+  Options options = default_options();
+  options.reader_threads = 3;
+  options.chunk_bytes = 0;
+  const Budget budget(pack, options);
+  options.budget_bytes = budget.fixed_bytes + rows * budget.row_bytes;
+  return options;
+}
+
+std::vector<float> run(Session& session, const test::Model& model, uint32_t layer, hh_flash_mode mode,
+                       const std::vector<float>& x, const std::vector<uint32_t>& neurons = {}) {
+  std::vector<float> y(model.layout.shape.d_model);
+  session.feed_forward(layer, mode, x.data(), neurons, false, y.data());
+  return y;
+}
+
+std::vector<uint32_t> every(uint32_t step, uint32_t first, uint32_t count) {
+  std::vector<uint32_t> ids;
+  for (uint32_t i = first; i < count; i += step) ids.push_back(i);
+  return ids;
+}
+
+}  // namespace
+
+TEST(sessions_on_one_pack_do_not_disturb_each_other) {
+  const test::Model model = test::write_model();
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (uint32_t t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      Session session(pack, small_options(*pack, 20 + 30 * t));
+      for (uint32_t token = 0; token < 30; ++token) {
+        for (uint32_t layer = 0; layer < model.layout.layer_count(); ++layer) {
+          const std::vector<float> x = model.input(token * 7 + t);
+          const hh_flash_mode mode = token % 3 == 0 ? HH_FLASH_DENSE : HH_FLASH_EXACT;
+          if (!test::close(run(session, model, layer, mode, x), model.output(layer, x, nullptr))) ++wrong;
+        }
+      }
+      const hh_flash_stats stats = session.stats();
+      if (stats.held_peak_bytes > stats.budget_bytes) ++wrong;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  CHECK(wrong == 0);
+}
+
+TEST(a_prefetch_overlaps_other_layers_and_changes_no_result) {
+  const test::Model model = test::write_model(3);
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  Options options = small_options(*pack, 150);
+  options.techniques &= ~static_cast<uint32_t>(HH_FLASH_COMPUTE_RESIDENT);
+  Session session(pack, options);
+  for (uint32_t token = 0; token < 40; ++token) {
+    const std::vector<float> x = model.input(token);
+    for (uint32_t layer = 0; layer < 3; ++layer) {
+      // The guess for the next layer is half right.
+      session.prefetch((layer + 1) % 3, nullptr, every(4, token % 4, model.layout.d_ff), false);
+      const std::vector<uint32_t> needed = every(4, (token + layer) % 4, model.layout.d_ff);
+      CHECK(test::close(run(session, model, layer, HH_FLASH_SELECTED, x, needed), model.output(layer, x, &needed)));
+    }
+  }
+  CHECK(session.stats().prefetched > 0);
+}
+
+TEST(cancelling_from_another_thread_stops_the_session_and_resuming_goes_on) {
+  const test::Model model = test::write_model(2, 64, 4000);
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  Session session(pack, small_options(*pack, 100));
+  const std::vector<float> x = model.input(1);
+  const std::vector<float> expected = model.output(0, x, nullptr);
+  for (int round = 0; round < 20; ++round) {
+    std::thread other([&] {
+      std::this_thread::sleep_for(std::chrono::microseconds(200 * round));
+      session.cancel();
+    });
+    hh_flash_status status = HH_FLASH_OK;
+    while (status == HH_FLASH_OK) {
+      status = check::status_of([&] {
+        session.prefetch(1, nullptr, every(3, 0, 4000), false);
+        run(session, model, 0, HH_FLASH_SELECTED, x, every(2, 0, 4000));
+        run(session, model, 1, HH_FLASH_DENSE, x);
+      });
+    }
+    other.join();
+    CHECK(status == HH_FLASH_CANCELLED);
+    session.resume();
+    CHECK(test::close(run(session, model, 0, HH_FLASH_DENSE, x), expected));
+    CHECK(test::close(run(session, model, 1, HH_FLASH_EXACT, x), model.output(1, x, nullptr)));
+  }
+}
+
+TEST(a_file_that_shrinks_gives_a_status_and_leaves_the_table_whole) {
+  const test::Model model = test::write_model();
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  Session session(pack, small_options(*pack, 192));
+  const std::vector<float> x = model.input(2);
+  const std::vector<uint32_t> some = every(3, 0, model.layout.d_ff);
+  run(session, model, 0, HH_FLASH_SELECTED, x, some);
+  CHECK(truncate((model.folder + "/neurons.bin").c_str(), kPageBytes) == 0);
+  const std::vector<uint32_t> others = every(3, 1, model.layout.d_ff);
+  CHECK(check::status_of([&] { run(session, model, 0, HH_FLASH_SELECTED, x, others); }) == HH_FLASH_IO);
+  CHECK(check::status_of([&] { run(session, model, 1, HH_FLASH_DENSE, x); }) == HH_FLASH_IO);
+  session.prefetch(1, nullptr, others, false);
+  CHECK(check::status_of([&] { run(session, model, 1, HH_FLASH_SELECTED, x, others); }) == HH_FLASH_IO);
+  // What was read before is still right.
+  CHECK(session.resident(0, {}) == some.size());
+  CHECK(test::close(run(session, model, 0, HH_FLASH_SELECTED, x, some), model.output(0, x, &some)));
+}
+
+TEST(a_session_closes_while_its_prefetch_is_under_way) {
+  const test::Model model = test::write_model(2, 64, 4000);
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  for (int round = 0; round < 10; ++round) {
+    Session session(pack, small_options(*pack, 8000));
+    session.prefetch(1, nullptr, every(2, 0, 4000), false);
+  }
+}

@@ -1,0 +1,132 @@
+"""Every dtype, shape of layer, mode, budget and instruction set gives what numpy gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from handheld.runtime.flash import UNLIMITED, FlashError, Session, SessionOptions, open_pack
+
+from .conftest import Model
+
+# fp32 sums of d_ff products in another order; weights are compared after quantisation, so nothing else differs.
+TOLERANCE = dict(rtol=1e-4, atol=1e-5)
+PLENTY = 64 << 20
+LAYERS: dict[str, dict[str, Any]] = {
+    "swiglu": {"activation": "silu", "gated": True},
+    "reglu": {"activation": "relu", "gated": True},
+    "opt": {"activation": "relu", "gated": False, "up_bias": True, "down_bias": True},
+}
+KERNELS = ("portable", "avx2", "avx512", "neon")
+
+
+def open_session(model: Model, rows: int | None = None, **options: Any) -> Session:
+    """A session whose table holds `rows` neurons over all layers, or all of them."""
+    pack = open_pack(model.path)
+    options = {"reader_threads": 3, **options}
+    if rows is None:
+        return pack.session(SessionOptions(budget_bytes=PLENTY, **options))
+    floor = pack.floor_bytes(SessionOptions(budget_bytes=0, **{**options, "pinned_neurons": 0}))
+    row = pack.info.bundle_bytes + 20
+    return pack.session(SessionOptions(budget_bytes=floor + rows * row, **options))
+
+
+@pytest.mark.parametrize("rows", [0, 30, None])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
+def test_modes_equal_numpy_within_any_budget(
+    make_model: Callable[..., Model], dtype: str, kind: str, rows: int | None
+) -> None:
+    model = make_model(dtype=dtype, threshold=0.01, **LAYERS[kind])
+    session = open_session(model, rows)
+    plain = open_session(model, rows, compute_resident=False)
+    for _ in range(6):
+        for layer in range(model.spec.layers):
+            x, neurons = model.x(), model.neurons(25)
+            over = model.layers[layer].over_threshold(x, model.spec.activation)
+            np.testing.assert_allclose(session.ffn(layer, x, "dense"), model.output(layer, x), **TOLERANCE)
+            np.testing.assert_allclose(session.ffn(layer, x, "exact"), model.output(layer, x, over), **TOLERANCE)
+            np.testing.assert_allclose(
+                plain.ffn(layer, x, "selected", neurons), model.output(layer, x, neurons), **TOLERANCE
+            )
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
+def test_every_instruction_set_equals_numpy(make_model: Callable[..., Model], dtype: str, kernels: str) -> None:
+    model = make_model(dtype=dtype, d_model=256, d_ff=37, group_size=64)
+    try:
+        session = open_session(model, kernels=kernels)
+    except FlashError as error:
+        if error.status != "HH_FLASH_UNSUPPORTED":
+            raise
+        pytest.skip(f"this processor has no {kernels}")
+    x = model.x()
+    np.testing.assert_allclose(session.ffn(0, x, "dense"), model.output(0, x), **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bundling": False},
+        {"merging": False},
+        {"window_tokens": 0},
+        {"window_tokens": UNLIMITED},
+        {"pinned_neurons": 7},
+        {"pinned_neurons": UNLIMITED},
+        {"chunk_bytes": 0},
+        {"reader_threads": 1},
+        {"compute_threads": 1},
+        {"compute_threads": 3},
+    ],
+    ids=str,
+)
+def test_no_technique_changes_the_result(model: Model, options: dict[str, Any]) -> None:
+    session = open_session(model, 60, compute_resident=False, **options)
+    for _ in range(5):
+        x, neurons = model.x(), model.neurons(25)
+        np.testing.assert_allclose(session.ffn(1, x, "selected", neurons), model.output(1, x, neurons), **TOLERANCE)
+
+
+def test_results_repeat_to_the_bit(make_model: Callable[..., Model]) -> None:
+    model = make_model(d_model=512, d_ff=700)
+    outputs = []
+    for _ in range(3):
+        session = open_session(model, 200, reader_threads=5)
+        rng = np.random.default_rng(1)
+        run = []
+        for _ in range(4):
+            x, neurons = rng.standard_normal(512).astype(np.float32), rng.choice(700, 150, replace=False)
+            run += [session.ffn(0, x, "selected", neurons), session.ffn(0, x, "dense"), session.ffn(0, x, "exact")]
+        outputs.append(np.stack(run))
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+    np.testing.assert_array_equal(outputs[0], outputs[2])
+
+
+def test_exact_mode_does_not_depend_on_what_is_resident(make_model: Callable[..., Model]) -> None:
+    model = make_model(threshold=0.02)
+    whole, none = open_session(model, pinned_neurons=UNLIMITED), open_session(model, 0)
+    for _ in range(3):
+        x = model.x()
+        np.testing.assert_allclose(whole.ffn(0, x, "exact"), none.ffn(0, x, "exact"), **TOLERANCE)
+    assert whole.stats().reads == 0
+
+
+def test_selected_mode_computes_every_resident_neuron(model: Model) -> None:
+    session = open_session(model, window_tokens=3, pinned_neurons=5)
+    for _ in range(6):
+        x, neurons = model.x(), model.neurons(20)
+        y = session.ffn(0, x, "selected", neurons)
+        # What expired at this token was evicted before computing, so the table is what was computed.
+        np.testing.assert_allclose(y, model.output(0, x, session.resident(0)), **TOLERANCE)
+        assert set(neurons) <= set(session.resident(0))
+
+
+def test_nan_in_the_input_shows_in_the_output(model: Model) -> None:
+    x = model.x()
+    x[3] = np.nan
+    for mode in ("dense", "exact"):
+        assert np.isnan(open_session(model).ffn(0, x, mode)).all()

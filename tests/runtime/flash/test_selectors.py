@@ -1,0 +1,114 @@
+"""The native selectors choose what their definition chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from handheld.runtime.flash import open_pack
+from handheld.runtime.flash.quantise import decode_ternary
+
+from .conftest import Model
+from .test_results import LAYERS, TOLERANCE, open_session
+
+
+def tensors(model: Model, layer: int) -> dict[str, np.ndarray]:
+    prefix = f"flash.{layer}."
+    every = load_file(model.path / "resident.safetensors")
+    return {name[len(prefix) :]: array for name, array in every.items() if name.startswith(prefix)}
+
+
+def low_rank_scores(model: Model, x: np.ndarray) -> np.ndarray:
+    stored = tensors(model, 0)
+    hidden = stored["selector.a"].astype(np.float32) @ x
+    return stored["selector.b"].astype(np.float32) @ hidden + stored["selector.bias"]
+
+
+def ternary_scores(model: Model, x: np.ndarray) -> np.ndarray:
+    stored, spec = tensors(model, 0), model.spec
+    # The engine rounds x to 8 bits per group before it meets ternary rows.
+    steps = np.abs(x.reshape(-1, spec.selector_size)).max(axis=1, keepdims=True) / 127
+    rounded = (np.rint(x.reshape(steps.shape[0], -1) / steps) * steps).ravel()
+    parts = np.split(stored["selector.rows"], 2 if spec.gated else 1, axis=1)
+    products = [decode_ternary(part, spec.d_model, spec.selector_size) @ rounded for part in parts]
+    first = products[0]
+    active = np.maximum(first, 0) if spec.activation == "relu" else first / (1 + np.exp(-first))
+    return np.abs(active * products[1] if spec.gated else active) * stored["importance"]
+
+
+def check_choice(model: Model, chosen: np.ndarray, scores: np.ndarray, cut: float) -> None:
+    """All clearly above the cut, nothing clearly below: sums in another order differ in the last bits."""
+    order = tensors(model, 0)["order"]
+    margin = 1e-4 * max(1.0, float(np.abs(scores).max()))
+    assert set(order[scores > cut + margin].tolist()) <= set(chosen.tolist())
+    assert set(chosen.tolist()) <= set(order[scores > cut - margin].tolist())
+
+
+@pytest.mark.parametrize("kernels", ["portable", "auto"])
+def test_low_rank_selects_scores_above_the_threshold(make_model: Callable[..., Model], kernels: str) -> None:
+    model = make_model(selector="low_rank", selector_size=32)
+    session = open_session(model, kernels=kernels)
+    for _ in range(5):
+        x = model.x()
+        chosen = session.select(0, x)
+        assert 0 < len(chosen) < model.spec.d_ff
+        check_choice(model, chosen, low_rank_scores(model, x), 0.5)
+
+
+@pytest.mark.parametrize("kernels", ["portable", "auto"])
+@pytest.mark.parametrize("kind", ["swiglu", "reglu", "opt"])
+def test_ternary_rows_select_by_the_estimated_activation(
+    make_model: Callable[..., Model], kind: str, kernels: str
+) -> None:
+    fields: dict[str, Any] = {**LAYERS[kind], "up_bias": False}
+    model = make_model(selector="ternary", selector_size=32, **fields)
+    session = open_session(model, kernels=kernels)
+    for _ in range(5):
+        x = model.x()
+        chosen = session.select(0, x)
+        assert 0 < len(chosen) < model.spec.d_ff
+        check_choice(model, chosen, ternary_scores(model, x), 0.05)
+
+
+def test_a_share_takes_the_best_scores(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=64)
+    session = open_session(model, select_share=0.3)
+    x = model.x()
+    chosen = session.select(0, x)
+    assert len(chosen) == 30
+    scores = ternary_scores(model, x)
+    check_choice(model, chosen, scores, float(np.sort(scores)[-31]))
+
+
+def test_selected_mode_runs_with_the_selector(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=32)
+    session = open_session(model, compute_resident=False)
+    x = model.x()
+    chosen = session.select(0, x)
+    assert session.stats().reads == 0
+    np.testing.assert_allclose(session.ffn(0, x), model.output(0, x, chosen), **TOLERANCE)
+    assert set(session.resident(0).tolist()) == set(chosen.tolist())
+    session.prefetch(1, x)
+    assert set(session.resident(1).tolist()) == set(session.select(1, x).tolist())
+
+
+def test_the_hot_selector_computes_the_pinned_set_and_reads_nothing(model: Model) -> None:
+    session = open_session(model, selector="hot", pinned_neurons=20)
+    x = model.x()
+    held = session.resident(0)
+    np.testing.assert_allclose(session.ffn(0, x), model.output(0, x, held), **TOLERANCE)
+    assert len(held) == 20
+    assert session.stats().reads == 0
+
+
+def test_selectors_count_against_the_budget(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=32)
+    session = open_session(model, 0)
+    assert open_pack(model.path).info.selector_bytes == sum(
+        array.nbytes for layer in range(2) for name, array in tensors(model, layer).items() if "selector" in name
+    )
+    assert session.stats().held_bytes > open_pack(model.path).info.selector_bytes
