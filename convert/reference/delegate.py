@@ -14,7 +14,6 @@ from .program import UnsupportedProgram
 # Where ExecuTorch's Core ML backend puts the package in what it flattens.
 _PACKAGE = "lowered_module*/model.mlpackage"
 
-
 # What stands in a method's place where several share a package: this, and JSON with the key of the package.
 _REFERENCE = b"CMJR"
 
