@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import operator
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,16 @@ from torch import Tensor, fx
 Why = Callable[[fx.Node], str]
 
 
-def to_edge(graph: fx.GraphModule, latents: Tensor, partitioner: Any) -> Any:
-    """The graph as an edge program, partitioned and lowered to the delegate."""
+# The method that ExecuTorch's own tools run.
+METHOD = "forward"
+
+
+def to_edge(methods: Mapping[str, tuple[fx.GraphModule, Tensor]], partitioner: Any) -> Any:
+    """Graphs with their latents as the methods of an edge program, partitioned and lowered to the delegate."""
     from executorch.exir import to_edge_transform_and_lower
 
-    return to_edge_transform_and_lower(torch.export.export(graph, (latents,)), partitioner=[partitioner])
+    programs = {name: torch.export.export(graph, (latents,)) for name, (graph, latents) in methods.items()}
+    return to_edge_transform_and_lower(programs, partitioner=[partitioner])
 
 
 def write(edge: Any, path: Path) -> None:
@@ -31,17 +36,19 @@ def write(edge: Any, path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def delegation_of(edge: Any, graph: fx.GraphModule, why: Why) -> dict[str, object]:
+def delegation_of(edge: Any, graphs: Iterable[fx.GraphModule], why: Why) -> dict[str, object]:
     """For the manifest: delegates, what is inside them and outside by op, and why what is outside was refused.
 
-    To be called before `write`, whose memory planning adds calls of its own.
+    Over all methods. To be called before `write`, whose memory planning adds calls of its own.
+
+    Args:
+        graphs: that were lowered, one per method.
     """
-    outer = edge.exported_program().graph_module
-    outside = list(_calls(outer.graph))
+    outside = [n for name in sorted(edge.methods) for n in _calls(edge.exported_program(name).graph_module.graph)]
     inside = collections.Counter(_name(n) for part in delegates_of(edge) for n in _calls(part.graph))
     return {
         "delegates": len(delegates_of(edge)),
-        "ops_before_lowering": sum(node.op == "call_function" for node in graph.graph.nodes),
+        "ops_before_lowering": sum(n.op == "call_function" for graph in graphs for n in graph.graph.nodes),
         "ops_inside": dict(sorted(inside.items())),
         "ops_outside": dict(collections.Counter(_name(n) for n in outside)),
         "refused": [{"op": _name(n), "shape": _shape(n), "reason": why(n)} for n in outside],
@@ -49,10 +56,11 @@ def delegation_of(edge: Any, graph: fx.GraphModule, why: Why) -> dict[str, objec
 
 
 def delegates_of(edge: Any) -> list[fx.GraphModule]:
-    """What each delegate was given to compute, as graphs that run in torch."""
+    """What each delegate of each method was given to compute, as graphs that run in torch."""
     from executorch.exir.lowered_backend_module import LoweredBackendModule
 
-    parts = edge.exported_program().graph_module.children()
+    methods = [edge.exported_program(name) for name in sorted(edge.methods)]
+    parts = [part for method in methods for part in method.graph_module.children()]
     return [part.original_module.module() for part in parts if isinstance(part, LoweredBackendModule)]
 
 

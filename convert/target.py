@@ -22,6 +22,21 @@ from .rewrite import Pass
 
 
 @dataclass(frozen=True)
+class Shape:
+    """A further shape of an artefact: what is lowered to a method beside the first one.
+
+    Attributes:
+        method: its name in the artefact.
+        graph, latents, calibration: as in `Job`.
+    """
+
+    method: str
+    graph: fx.GraphModule
+    latents: Tensor
+    calibration: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Job:
     """One artefact to lower.
 
@@ -32,6 +47,7 @@ class Job:
         path: file or folder to write.
         calibration: latents of the example's shape, at least one, best real ones: what activations' ranges are
             taken from in precisions that quantise them.
+        more: further shapes; only for targets with `several_shapes`.
     """
 
     graph: fx.GraphModule
@@ -39,6 +55,11 @@ class Job:
     precision: str
     path: Path
     calibration: tuple[Tensor, ...]
+    more: tuple[Shape, ...] = ()
+
+    def shapes(self, first: str) -> tuple[Shape, ...]:
+        """All shapes, the first of them as the method `first`."""
+        return (Shape(first, self.graph, self.latents, self.calibration), *self.more)
 
 
 @dataclass(frozen=True)
@@ -88,6 +109,8 @@ class Target:
         lower: writes a job's artefact.
         limits: what the runtime does not take, for `handheld check`.
         default_precision: for who names none.
+        method: the first shape's in the artefact.
+        several_shapes: whether one artefact can hold more.
     """
 
     name: str
@@ -99,6 +122,8 @@ class Target:
     lower: Callable[[Job], Lowered]
     limits: Limits | None = None
     default_precision: str = "fp32"
+    method: str = "forward"
+    several_shapes: bool = False
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""
@@ -124,6 +149,6 @@ class Target:
         return self.precisions[name]
 
 
-def in_half(job: Job) -> tuple[fx.GraphModule, Tensor]:
-    """Graph and latents in half precision. A copy: `half()` would turn the caller's model, which shares weights."""
-    return copy.deepcopy(job.graph).half(), job.latents.half()
+def in_half(graph: fx.GraphModule, latents: Tensor) -> tuple[fx.GraphModule, Tensor]:
+    """Both in half precision. A copy: `half()` would turn the caller's model, which shares weights."""
+    return copy.deepcopy(graph).half(), latents.half()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from handheld.runtime.manifest import Artifact, TensorSpec, Tolerance
+from handheld.runtime.manifest import Artifact, Method, TensorSpec, Tolerance
 from handheld.runtime.session import SESSIONS
 
 from .cost import KINDS, CostTable, Features, Rates, features_of, kind_of
@@ -200,6 +200,7 @@ def _fastest_ns(target: Target, graph: fx.GraphModule, x: Tensor, threads: int |
             y = graph(x)
         artifact = Artifact(
             *("sample", target.name, target.runtime, target.filename, "fp32", "", 0, Tolerance(1.0, "timing only")),
+            methods=(Method(target.method, (tuple(x.shape),), (tuple(y.shape),)),),
             input_dtype=lowered.input_dtype,
             output_dtype=lowered.output_dtype,
         )

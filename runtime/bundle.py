@@ -2,7 +2,8 @@
 
 BUNDLE/
   manifest.json
-  golden.safetensors        `input.<name>` and `output.<name>`, fp32, from the eager model
+  golden.safetensors        `input.<name>` and `output.<name>`, fp32, from the eager model; for each shape but the
+                            first `input.<name>.<method>` and `output.<name>.<method>`
   onnx/decoder/             one folder per artefact; an artefact is a file or a folder
   android/decoder.pte
   ios/decoder.mlpackage/
@@ -16,7 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +31,7 @@ from .manifest import (
     Artifact,
     Golden,
     Manifest,
+    Method,
     Refusal,
     RewriteRecord,
     TensorSpec,
@@ -43,6 +45,7 @@ __all__ = [
     "BundleWriter",
     "Golden",
     "Manifest",
+    "Method",
     "Refusal",
     "RewriteRecord",
     "TensorSpec",
@@ -94,14 +97,26 @@ class Bundle:
         golden = self.manifest.golden
         self._check(golden.path, golden.size_bytes, golden.sha256)
 
-    def golden(self) -> tuple[Arrays, Arrays]:
-        """Golden (inputs, outputs) by name, in the shapes and dtypes of the specs; the file is hashed first.
+    @property
+    def shapes(self) -> tuple[str | None, ...]:
+        """The shapes of every artefact, in the order of its methods, as `golden` takes them."""
+        return (None, *(method.name for method in self.artifacts[0].methods[1:]))
 
-        Raises BundleError for a file that was altered or does not hold what the manifest says.
+    def golden(self, method: str | None = None) -> tuple[Arrays, Arrays]:
+        """Golden (inputs, outputs) by name, in the dtypes of the specs; the file is hashed first.
+
+        Args:
+            method: one of `shapes`; None is the first, the shape of the specs.
+
+        Raises BundleError for a file that was altered or does not hold what the manifest says, and a method that
+        there is not.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        if method not in self.shapes:
+            names = ", ".join(map(str, self.shapes[1:])) or "no other"
+            raise BundleError(f"{self.path} has no shape {method!r}; beside the first, None, it has {names}.")
         self.check_golden()
         try:
             tensors = load_file(self.locate(self.manifest.golden.path))
@@ -110,8 +125,8 @@ class Bundle:
         if faults := _golden_faults(self.manifest, tensors):
             raise BundleError(f"{self.path}: {self.manifest.golden.path}: " + "; ".join(faults) + ".")
         return (
-            {spec.name: tensors[f"input.{spec.name}"] for spec in self.manifest.inputs},
-            {spec.name: tensors[f"output.{spec.name}"] for spec in self.manifest.outputs},
+            {spec.name: tensors[_golden_name("input", spec, method)] for spec in self.manifest.inputs},
+            {spec.name: tensors[_golden_name("output", spec, method)] for spec in self.manifest.outputs},
         )
 
     def _check(self, relative: str, size_bytes: int, sha256: str) -> None:
@@ -188,7 +203,7 @@ class BundleWriter:
         self._parent = self._target.parent
         self._overwrite = overwrite
         self._artifacts: list[dict[str, Any]] = []
-        self._golden: dict[str, np.ndarray] | None = None
+        self._golden: dict[str | None, Arrays] = {}
         self._description: dict[str, Any] | None = None
         if not self._target.name:
             raise BundleError(f"{path} cannot be a bundle: give the name of a folder to make.")
@@ -218,6 +233,7 @@ class BundleWriter:
         path: str,
         precision: str,
         tolerance: Tolerance,
+        methods: Sequence[Method],
         input_dtype: str = "float32",
         output_dtype: str = "float32",
         settings: Mapping[str, Any] | None = None,
@@ -238,6 +254,7 @@ class BundleWriter:
                 "path": path,
                 "precision": precision,
                 "tolerance": tolerance,
+                "methods": tuple(methods),
                 "input_dtype": input_dtype,
                 "output_dtype": output_dtype,
                 "settings": dict(settings or {}),
@@ -247,10 +264,20 @@ class BundleWriter:
             }
         )
 
-    def set_golden(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        """Set the golden tensors, by the names of the specs, in their shapes and dtypes, all finite."""
-        self._golden = {f"input.{name}": np.ascontiguousarray(array) for name, array in inputs.items()}
-        self._golden |= {f"output.{name}": np.ascontiguousarray(array) for name, array in outputs.items()}
+    def set_golden(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray], method: str | None = None
+    ) -> None:
+        """Set one shape's golden tensors, by the names of the specs, in their dtypes, all finite.
+
+        Args:
+            method: whose shapes they have; None is the first, the shape of the specs.
+        """
+        end = "" if method is None else f".{method}"
+        self._golden[method] = {
+            f"{side}.{name}{end}": np.ascontiguousarray(array)
+            for side, arrays in (("input", inputs), ("output", outputs))
+            for name, array in arrays.items()
+        }
 
     def describe(
         self,
@@ -299,14 +326,15 @@ class BundleWriter:
 
     def _finish(self) -> Manifest:
         """Check that all was given, hash, write golden tensors and, last, the manifest; sync to disk."""
-        if self._description is None or self._golden is None or not self._artifacts:
+        if self._description is None or not self._golden or not self._artifacts:
             raise BundleError(
                 "The bundle is not complete: describe(), set_golden() and add_artifact() must each be called "
                 "before the writer is left."
             )
         from safetensors.numpy import save
 
-        (self._partial / GOLDEN_NAME).write_bytes(save(self._golden))
+        golden = {name: array for arrays in self._golden.values() for name, array in arrays.items()}
+        (self._partial / GOLDEN_NAME).write_bytes(save(golden))
         manifest = Manifest(
             **self._description,
             created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -315,7 +343,7 @@ class BundleWriter:
         )
         text = manifest.to_json()
         manifest = parse_manifest(text, "The manifest to be written")
-        if faults := _golden_faults(manifest, self._golden):
+        if faults := _golden_faults(manifest, golden):
             raise BundleError("The golden tensors do not fit the specs: " + "; ".join(faults) + ".")
         self._refuse_strays(manifest)
         (self._partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
@@ -403,10 +431,20 @@ def _is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
+def _golden_name(side: str, spec: TensorSpec, method: str | None) -> str:
+    return f"{side}.{spec.name}" if method is None else f"{side}.{spec.name}.{method}"
+
+
 def _golden_faults(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Where golden tensors disagree with the specs: names, shapes, dtypes, values that are not finite."""
-    specs = {f"input.{spec.name}": spec for spec in manifest.inputs}
-    specs |= {f"output.{spec.name}": spec for spec in manifest.outputs}
+    """Where golden tensors disagree with specs and methods: names, shapes, dtypes, values that are not finite."""
+    specs: dict[str, TensorSpec] = {}
+    for index, method in enumerate(manifest.artifacts[0].methods):
+        which = method.name if index else None
+        for side, of, shapes in (
+            ("input", manifest.inputs, method.inputs),
+            ("output", manifest.outputs, method.outputs),
+        ):
+            specs |= {_golden_name(side, s, which): replace(s, shape=shape) for s, shape in zip(of, shapes)}
     faults = [f"{name} is in no spec" for name in tensors if name not in specs]
     for name, spec in specs.items():
         array = tensors.get(name)

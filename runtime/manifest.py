@@ -124,6 +124,21 @@ class Golden:
 
 
 @dataclass(frozen=True)
+class Method:
+    """What an artefact computes in one shape.
+
+    Attributes:
+        name: of the method, function or graph in the artefact's file. For every shape but the first it also ends,
+            behind a dot, the names of the shape's tensors in the golden file.
+        inputs, outputs: shapes in the order of the bundle's specs.
+    """
+
+    name: str
+    inputs: tuple[tuple[int, ...], ...]
+    outputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One lowered model.
 
@@ -134,6 +149,8 @@ class Artifact:
         path: file or folder, relative to the bundle.
         precision: of the weights and the computation: a name in the target's `precisions`.
         sha256, size_bytes: of the file or folder (`files.sha256_of`, `files.size_of`).
+        methods: one per shape, which share their weights; the first has the shapes of the bundle's specs, and the
+            others are the same in all of a bundle's artefacts.
         input_dtype, output_dtype: what the runtime takes and gives; sessions cast.
         settings: how the target lowered it, free.
         rewrites: in the order in which they ran.
@@ -149,6 +166,7 @@ class Artifact:
     sha256: str
     size_bytes: int
     tolerance: Tolerance
+    methods: tuple[Method, ...]
     input_dtype: str = "float32"
     output_dtype: str = "float32"
     settings: dict[str, Any] = field(default_factory=dict)
@@ -227,6 +245,11 @@ _REWRITE = parsing.record(
         "selected": parsing.sequence(_SELECTION),
     },
 )
+_SHAPES = parsing.sequence(parsing.sequence(parsing.integer(1), least=1), least=1)
+_METHOD = parsing.record(
+    Method,
+    {"name": parsing.text(r"\w+", "letters, digits and underscores"), "inputs": _SHAPES, "outputs": _SHAPES},
+)
 _ARTIFACT = parsing.record(
     Artifact,
     {
@@ -245,6 +268,7 @@ _ARTIFACT = parsing.record(
                 "min_psnr_db": parsing.nullable(parsing.number()),
             },
         ),
+        "methods": parsing.sequence(_METHOD, least=1),
         "input_dtype": parsing.one_of(*DTYPES),
         "output_dtype": parsing.one_of(*DTYPES),
         "settings": parsing.mapping(),
@@ -317,12 +341,33 @@ def _disagreements(manifest: Manifest) -> list[str]:
         for index, artifact in enumerate(manifest.artifacts)
         if artifact.tolerance.max_abs is None and artifact.tolerance.min_psnr_db is None
     ]
+    for index, artifact in enumerate(manifest.artifacts):
+        faults += [f"artifacts[{index}].{fault}" for fault in _method_faults(artifact, manifest)]
     faults += _repeated("artifacts: name", [artifact.name for artifact in manifest.artifacts])
     paths = ["manifest.json", manifest.golden.path, *(artifact.path for artifact in manifest.artifacts)]
     faults += _repeated("path", paths)
     faults += [
         f"path: {inner} lies inside {outer}" for outer in paths for inner in paths if inner.startswith(outer + "/")
     ]
+    return faults
+
+
+def _method_faults(artifact: Artifact, manifest: Manifest) -> list[str]:
+    """Where an artefact's methods disagree with the specs, with each other or with the first artefact's."""
+    faults = _repeated("methods: name", [method.name for method in artifact.methods])
+    faults += _repeated("methods: inputs", [str(method.inputs) for method in artifact.methods])
+    specs = [tuple(spec.shape for spec in side) for side in (manifest.inputs, manifest.outputs)]
+    first, *more = artifact.methods
+    if [first.inputs, first.outputs] != specs:
+        faults.append("methods[0]: its shapes are not those of the bundle's inputs and outputs")
+    wanted = [[len(shape) for shape in side] for side in specs]
+    faults += [
+        f"methods[{index}]: shapes of other tensors than the bundle's inputs and outputs"
+        for index, method in enumerate(more, start=1)
+        if [[len(shape) for shape in side] for side in (method.inputs, method.outputs)] != wanted
+    ]
+    if tuple(more) != manifest.artifacts[0].methods[1:]:
+        faults.append("methods: after the first, not the same as those of artifacts[0]")
     return faults
 
 

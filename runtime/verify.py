@@ -22,9 +22,10 @@ class Verdict:
     Attributes:
         status: "not verified" where this machine cannot run it.
         reason: why it is not "pass"; empty where it is.
-        max_abs_error: largest absolute difference from the golden outputs; None where it did not run.
-        psnr_db: lowest over the outputs; the peak is the width of the output's range (2.0 for [-1, 1]), or of
-            the golden values where it has none. Infinite for equal outputs.
+        max_abs_error: largest absolute difference from the golden outputs, of all shapes; None where it did not
+            run.
+        psnr_db: lowest over shapes and outputs; the peak is the width of the output's range (2.0 for [-1, 1]), or
+            of the golden values where it has none. Infinite for equal outputs.
         tolerance: the limit, and where it comes from.
         runtime_version: of the library that ran it.
     """
@@ -39,7 +40,7 @@ class Verdict:
 
 
 def verify(bundle: Bundle, *, only: Collection[str] | None = None) -> list[Verdict]:
-    """Run each artefact on the golden inputs and compare with the golden outputs.
+    """Run each artefact on the golden inputs of all its shapes and compare with the golden outputs.
 
     An artefact whose hash is wrong fails before it is loaded. Each runs in a process of its own, so that a
     crash of a native runtime is a failure with the signal's name.

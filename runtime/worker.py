@@ -3,9 +3,9 @@
 One JSON object a line: a request on stdin, its reply on stdout, until stdin ends. Requests, by `op`:
 
     load {bundle, artifact, threads}  -> {load_ns, baseline_rss_bytes, runtime_version, threads}
-    run                               -> {latency_ns}         one run on the golden inputs
+    run                               -> {latency_ns}         one run on the golden inputs of the first shape
     compare                           -> {finite: false} or {finite: true, max_abs_error, psnr_db}
-                                         one run against the golden outputs
+                                         one run per shape against the golden outputs: the worst of them
     memory                            -> {peak_rss_bytes}     highest since just before the load
 
 A request that fails replies {error, kind}, where kind is the class of the error.
@@ -38,7 +38,7 @@ class _Runner:
         entry = opened.artifact(artifact)
         # All that is not loading the model comes first: hashing, the golden tensors, importing the runtime.
         opened.check(entry)
-        self._inputs, self._outputs = opened.golden()
+        self._golden = [opened.golden(shape) for shape in opened.shapes]
         version = SESSIONS[entry.runtime].library_version()
         host.forget_peak_rss()
         baseline = host.rss_bytes()
@@ -52,21 +52,23 @@ class _Runner:
         }
 
     def run(self) -> dict[str, Any]:
+        inputs, _ = self._golden[0]
         start = time.perf_counter_ns()
-        self._session.run(self._inputs)
+        self._session.run(inputs)
         return {"latency_ns": time.perf_counter_ns() - start}
 
     def compare(self) -> dict[str, Any]:
-        results = self._session.run(self._inputs)
-        if not all(np.isfinite(array).all() for array in results.values()):
-            return {"finite": False}
         errors, psnrs = [], []
-        for spec in self._session.outputs:
-            wanted = self._outputs[spec.name].astype(np.float64)
-            difference = np.abs(results[spec.name] - wanted)
-            low, high = spec.range or (wanted.min(), wanted.max())
-            errors.append(float(difference.max()))
-            psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))
+        for inputs, outputs in self._golden:
+            results = self._session.run(inputs)
+            if not all(np.isfinite(array).all() for array in results.values()):
+                return {"finite": False}
+            for spec in self._session.outputs:
+                wanted = outputs[spec.name].astype(np.float64)
+                difference = np.abs(results[spec.name] - wanted)
+                low, high = spec.range or (wanted.min(), wanted.max())
+                errors.append(float(difference.max()))
+                psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))
         return {"finite": True, "max_abs_error": max(errors), "psnr_db": min(psnrs)}
 
     def memory(self) -> dict[str, Any]:

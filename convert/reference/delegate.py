@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
 
 from handheld.runtime.errors import RuntimeMissing
@@ -12,26 +12,26 @@ from ..quiet import quiet
 from .program import UnsupportedProgram
 
 # Where ExecuTorch's Core ML backend puts the package in what it flattens.
-_PACKAGE = Path("lowered_module", "model.mlpackage")
+_PACKAGE = "lowered_module*/model.mlpackage"
+
+# What stands in a method's place where several share a package: this, and JSON with the key of the package.
+_REFERENCE = b"CMJR"
 
 
-def extract_package(path: Path, folder: Path, inputs: Sequence[str], outputs: Sequence[str]) -> Path:
-    """Write the `.mlpackage` inside a `.pte` file into an empty folder.
-
-    Args:
-        inputs, outputs: names for the program's, in order: a delegate is called by position.
+def extract_package(path: Path, folder: Path, method: str) -> Path:
+    """Write the `.mlpackage` that a method of a `.pte` file calls into an empty folder.
 
     Returns:
-        Its path.
+        Its path. The program's function is `main`, or, where the file has several methods, that of the method's
+        name; its inputs and outputs have names of ExecuTorch's, for a delegate is called by position.
 
     Raises:
         RuntimeMissing: no executorch or no coremltools.
-        UnsupportedProgram: a `.pte` that is anything but one call of one Core ML delegate.
+        UnsupportedProgram: a method that is anything but one call of one Core ML delegate.
         ExportError: a file that cannot be read.
     """
     with quiet():
         try:
-            import coremltools as ct
             from executorch.backends.apple.coreml import executorchcoreml
             from executorch.exir._serialize._program import deserialize_pte_binary
         except ImportError as error:
@@ -40,8 +40,8 @@ def extract_package(path: Path, folder: Path, inputs: Sequence[str], outputs: Se
                 "Install them with: pip install 'handheld[android,ios]'"
             ) from error
         try:
-            program = deserialize_pte_binary(path.read_bytes()).program
-            (plan,) = program.execution_plan
+            file = deserialize_pte_binary(path.read_bytes())
+            plan = next(plan for plan in file.program.execution_plan if plan.name == method)
             delegates = [delegate.id for delegate in plan.delegates]
             calls = sum(len(chain.instructions) for chain in plan.chains)
             if delegates != ["CoreMLBackend"] or calls != 1:
@@ -49,19 +49,17 @@ def extract_package(path: Path, folder: Path, inputs: Sequence[str], outputs: Se
                     f"{path.name} runs {calls} instructions over the delegates {delegates}; the reference "
                     "evaluator takes one call of one CoreMLBackend."
                 )
-            blob = program.backend_delegate_data[plan.delegates[0].processed.index].data
-            executorchcoreml.unflatten_directory_contents(bytes(blob), str(folder))
-            model = ct.models.MLModel(str(folder / _PACKAGE), skip_model_load=True)
-            spec = model.get_spec()
-            for features, names in ((spec.description.input, inputs), (spec.description.output, outputs)):
-                for old, new in zip([feature.name for feature in features], names, strict=True):
-                    ct.utils.rename_feature(spec, old, new)
-            named = folder / "named.mlpackage"
-            ct.models.MLModel(spec, weights_dir=model.weights_dir, skip_model_load=True).save(str(named))
+            blob = bytes(file.program.backend_delegate_data[plan.delegates[0].processed.index].data)
+            if blob.startswith(_REFERENCE):
+                named = file.named_data
+                key = json.loads(blob[len(_REFERENCE) :])["key"]
+                blob = bytes(named.buffers[named.pte_data[key].buffer_index])
+            executorchcoreml.unflatten_directory_contents(blob, str(folder))
+            (package,) = folder.glob(_PACKAGE)
         except UnsupportedProgram:
             raise
-        except Exception as error:  # whatever flatbuffers, the unflattening and protobuf raise
+        except Exception as error:  # whatever flatbuffers, JSON and the unflattening raise
             raise ExportError(
                 f"{path.name} holds no whole Core ML delegate: {type(error).__name__}: {error}. Export it again."
             ) from error
-    return named
+    return package

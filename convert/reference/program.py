@@ -71,21 +71,21 @@ class Operation:
 
 @dataclass(frozen=True)
 class Program:
-    """The `main` function of an ML program, in the order of evaluation."""
+    """One function of an ML program, in the order of evaluation."""
 
     inputs: tuple[Variable, ...]
     outputs: tuple[str, ...]
     operations: tuple[Operation, ...]
 
 
-def load_program(path: str | Path) -> Program:
-    """Read an `.mlpackage` folder.
+def load_program(path: str | Path, function: str = "main") -> Program:
+    """Read one function of an `.mlpackage` folder.
 
     Its hash is the caller's business. Compressed weights (`constexpr_*`) are expanded.
 
     Raises:
         RuntimeMissing: no coremltools.
-        ExportError: a package that it cannot read; its own words are in the message.
+        ExportError: a package that it cannot read, whose own words are in the message, or without that function.
         UnsupportedProgram: operations or types that are not in the evaluator's table, all of them by name with
             their outputs, before anything is computed.
     """
@@ -113,19 +113,18 @@ def load_program(path: str | Path) -> Program:
             raise ExportError(
                 f"{path.name} is no whole Core ML package: {type(error).__name__}: {error}. Export it again."
             ) from error
-        return _read(loaded.functions["main"], path.name)
+        if function not in loaded.functions:
+            raise ExportError(
+                f"{path.name} has no function {function!r}; it has {', '.join(loaded.functions)}. Export it again."
+            )
+        return _read(loaded.functions[function], path.name)
 
 
 def _refuse_unknown(program: Any, name: str) -> None:
-    if set(program.functions) != {"main"}:
-        raise UnsupportedProgram(
-            f"{name} holds the functions {', '.join(program.functions)}; only `main` alone can be evaluated."
-        )
-    function = program.functions["main"]
-    block = function.block_specializations[function.opset]
     unknown = [
         f"{op.type} ({op.outputs[0].name if op.outputs else 'no output'})"
-        for op in block.operations
+        for function in program.functions.values()
+        for op in function.block_specializations[function.opset].operations
         if op.type not in OPS and op.type != "const" and not op.type.startswith("constexpr_")
     ]
     if unknown:

@@ -16,7 +16,7 @@ from torch import fx
 
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError, RuntimeMissing
-from handheld.runtime.manifest import Artifact, Tolerance
+from handheld.runtime.manifest import Artifact, Method, Tolerance
 from handheld.runtime.verify import Verdict
 from handheld.runtime.worker import psnr_db
 
@@ -43,9 +43,9 @@ def with_reference(bundle: Bundle, verdicts: Sequence[Verdict]) -> list[Verdict]
 
 
 def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | None = None) -> Verdict:
-    """Evaluate an ML program on the golden inputs, as typed, and compare with the golden outputs.
+    """Evaluate an ML program on the golden inputs of all its shapes, as typed, and compare with the golden outputs.
 
-    The program is an `.mlpackage`, or all that a `.pte` file hands to Core ML.
+    The program is an `.mlpackage`, or all that a `.pte` file hands to Core ML; each shape is one of its functions.
 
     Hashes are checked before anything is loaded. An artefact fails where the largest error is above its tolerance,
     and where an operation makes infinity or NaN of finite values, even if the output hides it; the reason names
@@ -53,22 +53,48 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
     where coremltools is not installed.
 
     Args:
-        graph: the rewritten torch graph that was lowered, for who has it: an operation that computes something else
-            than its torch node is then named too.
+        graph: the rewritten torch graph of the first shape, for who has it: an operation that computes something
+            else than its torch node is then named too.
 
     Returns:
-        The verdict; its `runtime_version` is "reference evaluator" once the program was loaded.
+        The verdict: that of the first shape that does not pass, if there is one, else the worst figures of all. Its
+        `runtime_version` is "reference evaluator" once the program was loaded.
     """
     none = Verdict(artifact, "fail", "", None, None, artifact.tolerance, None)
     try:
         bundle.check(artifact)
-        inputs, wanted = bundle.golden()
-        program = _program_of(bundle, artifact)
+    except BundleError as error:
+        return replace(none, reason=str(error))
+    passed = []
+    for method, shape in zip(artifact.methods, bundle.shapes):
+        verdict = _verify_shape(bundle, artifact, method, shape, graph if shape is None else None)
+        if verdict.status != "pass":
+            where = f"In the shape {method.inputs[0]}: " if len(artifact.methods) > 1 else ""
+            return replace(verdict, reason=where + verdict.reason)
+        passed.append(verdict)
+    return replace(
+        passed[0],
+        max_abs_error=max(verdict.max_abs_error or 0.0 for verdict in passed),
+        psnr_db=min(verdict.psnr_db for verdict in passed if verdict.psnr_db is not None),
+    )
+
+
+def _verify_shape(
+    bundle: Bundle, artifact: Artifact, method: Method, shape: str | None, graph: fx.GraphModule | None
+) -> Verdict:
+    """The verdict of one method of an artefact whose hash is right."""
+    none = Verdict(artifact, "fail", "", None, None, artifact.tolerance, None)
+    try:
+        inputs, wanted = bundle.golden(shape)
+        program = _program_of(bundle, artifact, method)
     except (RuntimeMissing, UnsupportedProgram) as error:
         return replace(none, status="not verified", reason=str(error))
     except (BundleError, ExportError) as error:
         return replace(none, reason=str(error))
     none = replace(none, runtime_version=REFERENCE)
+    if artifact.runtime != "coreml":  # a delegate is called by position
+        inputs = dict(zip((variable.name for variable in program.inputs), inputs.values()))
+        wanted = dict(zip(program.outputs, wanted.values()))
     try:
         found = evaluate(program, inputs)
     except ExportError as error:
@@ -88,13 +114,13 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
     return replace(measured, status="pass")
 
 
-def _program_of(bundle: Bundle, artifact: Artifact) -> Program:
+def _program_of(bundle: Bundle, artifact: Artifact, method: Method) -> Program:
     path = bundle.locate(artifact.path)
     if artifact.runtime == "coreml":
-        return load_program(path)
-    names = [[spec.name for spec in specs] for specs in (bundle.manifest.inputs, bundle.manifest.outputs)]
+        return load_program(path, method.name)
     with tempfile.TemporaryDirectory(prefix="handheld-") as folder:
-        return load_program(extract_package(path, Path(folder), *names))
+        package = extract_package(path, Path(folder), method.name)
+        return load_program(package, method.name if len(artifact.methods) > 1 else "main")
 
 
 def _explain(
@@ -144,9 +170,9 @@ def _difference(
 ) -> tuple[float, float]:
     """Largest absolute error and lowest PSNR in dB over the outputs, as `runtime.verify` has them."""
     errors, psnrs = [], []
-    for spec in bundle.manifest.outputs:
-        golden = wanted[spec.name].astype(np.float64)
-        difference = np.abs(found[spec.name] - golden)
+    for spec, name in zip(bundle.manifest.outputs, wanted):
+        golden = wanted[name].astype(np.float64)
+        difference = np.abs(found[name] - golden)
         low, high = spec.range or (golden.min(), golden.max())
         errors.append(float(difference.max()))
         psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))

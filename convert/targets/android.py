@@ -77,18 +77,21 @@ INT8_REWRITES = (
 
 
 def lower(job: Job) -> Lowered:
-    """Write a `.pte` file; I/O in fp16 for fp16, else in fp32."""
+    """Write a `.pte` file; I/O in fp16 for fp16, else in fp32. Equal weights of several shapes are stored once."""
     half = job.precision == "fp16"
-    graph, latents = in_half(job) if half else (job.graph, job.latents)
     settings: dict[str, Any] = {"backend": "XNNPACK"}
+    methods = {}
     with quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
-        if job.precision == "int8":
-            graph, plan = xnnpack.quantize(graph, job.calibration)
-            settings["quantized"] = plan.record(len(job.calibration))
-        edge = pte.to_edge(graph, latents, XnnpackPartitioner())
-        delegation = pte.delegation_of(edge, job.graph, _refusal)
+        for shape in job.shapes(pte.METHOD):
+            graph, latents = in_half(shape.graph, shape.latents) if half else (shape.graph, shape.latents)
+            if job.precision == "int8":
+                graph, plan = xnnpack.quantize(graph, shape.calibration)
+                settings.setdefault("quantized", plan.record(len(shape.calibration)))  # the first shape's
+            methods[shape.method] = graph, latents
+        edge = pte.to_edge(methods, XnnpackPartitioner())
+        delegation = pte.delegation_of(edge, [s.graph for s in job.shapes(pte.METHOD)], _refusal)
         pte.write(edge, job.path)
     dtype = "float16" if half else "float32"
     return Lowered(dtype, dtype, settings=settings, delegation=delegation)
@@ -131,4 +134,6 @@ TARGET = Target(
     },
     lower=lower,
     limits=limits,
+    method=pte.METHOD,
+    several_shapes=True,
 )

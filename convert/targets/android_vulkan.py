@@ -48,12 +48,12 @@ def lower(job: Job) -> Lowered:
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
         options = {"force_fp16": job.precision == "fp16"}
-        edge = pte.to_edge(job.graph, job.latents, VulkanPartitioner(options))
-        delegation = pte.delegation_of(edge, job.graph, _refusal)
+        shapes = job.shapes(pte.METHOD)
+        edge = pte.to_edge({s.method: (s.graph, s.latents) for s in shapes}, VulkanPartitioner(options))
+        delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
-    return Lowered(
-        settings={"backend": "Vulkan", **options, "tallest_texture": _tallest(job.graph)}, delegation=delegation
-    )
+    tallest = max(_tallest(s.graph) for s in shapes)
+    return Lowered(settings={"backend": "Vulkan", **options, "tallest_texture": tallest}, delegation=delegation)
 
 
 def _refusal(node: fx.Node) -> str:
@@ -97,4 +97,6 @@ TARGET = Target(
     lower=lower,
     limits=limits,
     default_precision="fp16",
+    method=pte.METHOD,
+    several_shapes=True,
 )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import collections
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
@@ -44,6 +47,9 @@ REWRITES = (
 # Before anything else, while the norm still is one recognisable pattern.
 HALF_REWRITES = (safe_rms_norm.REWRITE, *REWRITES)
 
+# The function that Core ML runs where none is named.
+METHOD = "main"
+
 # Weights per tensor. Below this many, the table would be a large part of what it replaces, and coremltools' exact
 # one-dimensional k-means gives way to one that needs scikit-learn.
 _SMALLEST_COMPRESSED = 10_000
@@ -75,22 +81,17 @@ PRECISIONS = {
 
 
 def lower(deployment_target: str, job: Job) -> Lowered:
-    """Write an `.mlpackage` folder; I/O in fp32, computation in fp32 for that precision, else in fp16."""
-    with quiet():
-        import coremltools as ct
+    """Write an `.mlpackage` folder; I/O in fp32, computation in fp32 for that precision, else in fp16.
 
-        # coremltools takes the decomposed dialect only.
-        program = torch.export.export(job.graph, (job.latents,)).run_decompositions({})
-        model = ct.convert(
-            program,
-            minimum_deployment_target=ct.target[deployment_target],
-            compute_precision=ct.precision.FLOAT32 if job.precision == "fp32" else ct.precision.FLOAT16,
-            inputs=[ct.TensorType(name="latents", shape=tuple(job.latents.shape), dtype=float)],
-            outputs=[ct.TensorType(name="frames", dtype=float)],
-            skip_model_load=True,  # loading needs macOS
-        )
-        model = _with_small_weights(model, job.precision)
-        model.save(str(job.path))
+    Several shapes are functions of one package, which stores equal weights once.
+    """
+    with quiet():
+        model = _converted(deployment_target, job.precision, job.graph, job.latents)
+        if job.more:
+            with tempfile.TemporaryDirectory(dir=job.path.parent) as folder:
+                _save_functions(deployment_target, job, model, Path(folder))
+        else:
+            model.save(str(job.path))
     return Lowered(
         settings={
             "minimum_deployment_target": deployment_target,
@@ -98,6 +99,39 @@ def lower(deployment_target: str, job: Job) -> Lowered:
             "operations": operations_of(model),
         }
     )
+
+
+def _converted(deployment_target: str, precision: str, graph: fx.GraphModule, latents: Tensor) -> Any:
+    """One shape as an ML program of one function."""
+    import coremltools as ct
+
+    # coremltools takes the decomposed dialect only.
+    program = torch.export.export(graph, (latents,)).run_decompositions({})
+    model = ct.convert(
+        program,
+        minimum_deployment_target=ct.target[deployment_target],
+        compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
+        inputs=[ct.TensorType(name="latents", shape=tuple(latents.shape), dtype=float)],
+        outputs=[ct.TensorType(name="frames", dtype=float)],
+        skip_model_load=True,  # loading needs macOS
+    )
+    return _with_small_weights(model, precision)
+
+
+def _save_functions(deployment_target: str, job: Job, first: Any, folder: Path) -> None:
+    """Write a package of all shapes; `folder` is empty and takes the packages of one that it is made from."""
+    from coremltools.models.utils import MultiFunctionDescriptor, save_multifunction
+
+    functions = MultiFunctionDescriptor()
+    functions.default_function_name = METHOD
+    for shape in job.shapes(METHOD):
+        model = first
+        if shape.method != METHOD:
+            model = _converted(deployment_target, job.precision, shape.graph, shape.latents)
+        package = str(folder / f"{shape.method}.mlpackage")
+        model.save(package)
+        functions.add_function(package, src_function_name="main", target_function_name=shape.method)
+    save_multifunction(functions, str(job.path))
 
 
 def _with_small_weights(model: Any, precision: str) -> Any:
@@ -122,7 +156,7 @@ def operations_of(model: Any) -> dict[str, int]:
     return {kind: count for kind, count in sorted(kinds.items()) if kind != "const"}
 
 
-def _target(name: str, deployment_target: str) -> Target:
+def _target(name: str, deployment_target: str, *, several_shapes: bool = False) -> Target:
     return Target(
         name=name,
         extra="ios",
@@ -133,10 +167,12 @@ def _target(name: str, deployment_target: str) -> Target:
         lower=partial(lower, deployment_target),
         limits=limits,
         default_precision="fp16",
+        method=METHOD,
+        several_shapes=several_shapes,
     )
 
 
-# The oldest OS with compressed weights; what most phones have; the newest operations.
+# The oldest OS with compressed weights; what most phones have; the newest operations, and several functions.
 IOS16 = _target("ios16", "iOS16")
 TARGET = _target("ios", "iOS17")
-IOS18 = _target("ios18", "iOS18")
+IOS18 = _target("ios18", "iOS18", several_shapes=True)

@@ -11,23 +11,27 @@ from ..target import Job, Lowered, Target
 from .ios import FP16, FP32
 
 DEPLOYMENT_TARGET = "iOS17"
+# ExecuTorch hands several methods to Core ML as one program of several functions.
+DEPLOYMENT_TARGET_OF_SEVERAL = "iOS18"
 
 
 def lower(job: Job) -> Lowered:
     """Write a `.pte` file; I/O in fp32, computation in the artefact's precision."""
+    deployment_target = DEPLOYMENT_TARGET_OF_SEVERAL if job.more else DEPLOYMENT_TARGET
     with quiet():
         import coremltools as ct
         from executorch.backends.apple.coreml.compiler import CoreMLBackend
         from executorch.backends.apple.coreml.partition.coreml_partitioner import CoreMLPartitioner
 
         specs = CoreMLBackend.generate_compile_specs(
-            minimum_deployment_target=ct.target[DEPLOYMENT_TARGET],
+            minimum_deployment_target=ct.target[deployment_target],
             compute_precision=ct.precision.FLOAT16 if job.precision == "fp16" else ct.precision.FLOAT32,
         )
-        edge = pte.to_edge(job.graph, job.latents, CoreMLPartitioner(compile_specs=specs))
-        delegation = pte.delegation_of(edge, job.graph, _refusal)
+        shapes = job.shapes(pte.METHOD)
+        edge = pte.to_edge({s.method: (s.graph, s.latents) for s in shapes}, CoreMLPartitioner(compile_specs=specs))
+        delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
-    settings = {"backend": "Core ML", "minimum_deployment_target": DEPLOYMENT_TARGET}
+    settings = {"backend": "Core ML", "minimum_deployment_target": deployment_target}
     return Lowered(settings=settings, delegation=delegation)
 
 
@@ -46,4 +50,6 @@ TARGET = Target(
     lower=lower,
     limits=limits,
     default_precision="fp16",
+    method=pte.METHOD,
+    several_shapes=True,
 )

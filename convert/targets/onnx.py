@@ -74,7 +74,7 @@ def lower(job: Job) -> Lowered:
     Weights in a file of their own are mapped by onnxruntime, not read into the heap, before it lays them out anew.
     """
     half = job.precision == "fp16"
-    graph, latents = in_half(job) if half else (job.graph, job.latents)
+    graph, latents = in_half(job.graph, job.latents) if half else (job.graph, job.latents)
     settings: dict[str, Any] = {}
     with quiet():
         import onnx_ir
@@ -107,6 +107,7 @@ TARGET = Target(
     extra="onnx",
     runtime="onnxruntime",
     filename="decoder",
+    method="main_graph",  # torch.onnx's name for the graph
     packages=("onnx", "onnxscript", "torchao"),
     precisions={
         "fp32": Precision(

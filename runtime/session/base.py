@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..errors import RuntimeFailure
-from ..manifest import Artifact, TensorSpec
+from ..manifest import Artifact, Method, TensorSpec
 
 Arrays = dict[str, np.ndarray]
 
@@ -22,7 +22,7 @@ class Session(ABC):
     Args:
         path: the artefact's file or folder; its hash is the caller's business (`open_session` checks it).
         artifact: its entry in the manifest.
-        inputs, outputs: the bundle's specs.
+        inputs, outputs: the bundle's specs, with the shapes of the artefact's first method.
         threads: CPU threads to compute with; None leaves it to the runtime.
 
     Attributes:
@@ -66,8 +66,11 @@ class Session(ABC):
         """Load `self.path` into `self._model`, and set `self.threads` to what is in effect."""
 
     @abstractmethod
-    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Arrays in the order of `self.inputs`, in the artefact's dtype -> in the order of `self.outputs`."""
+    def _run(self, method: Method, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Arrays in the order of `self.inputs`, in the artefact's dtype -> in the order of `self.outputs`.
+
+        `method` is the one of `self.artifact.methods` that has the arrays' shapes.
+        """
 
     def close(self) -> None:
         """Release the model. A closed session cannot run."""
@@ -77,39 +80,46 @@ class Session(ABC):
         """Run the artefact once.
 
         Args:
-            inputs: every input by name, in the shape and dtype of its spec (fp32, NCTHW); cast here to what the
-                artefact takes.
+            inputs: every input by name, in the dtype of its spec (fp32, NCTHW), together in the shapes of one of
+                the artefact's methods, which is run; cast here to what the artefact takes.
 
         Returns:
-            Every output by name, fp32, in the shape of its spec.
+            Every output by name, fp32, in that method's shapes.
 
         Raises RuntimeFailure for a wrong name, shape or dtype, naming what was given and what is wanted, and
         for whatever the runtime reports.
         """
         if self._model is None:
             raise RuntimeFailure(f"The session over {self.path.name} is closed. Open a new one.")
-        self._check_inputs(inputs)
+        method = self._method_for(inputs)
         arrays = [np.ascontiguousarray(inputs[s.name], dtype=self.artifact.input_dtype) for s in self.inputs]
-        results = self._run(arrays)
-        shapes = [tuple(result.shape) for result in results]
-        wanted = [spec.shape for spec in self.outputs]
-        if shapes != wanted:
+        results = self._run(method, arrays)
+        shapes = tuple(tuple(result.shape) for result in results)
+        if shapes != method.outputs:
             raise RuntimeFailure(
-                f"{self.path.name} returned shapes {shapes}, the manifest says {wanted}. Export it again."
+                f"{self.path.name} returned shapes {[*shapes]}, the manifest says {[*method.outputs]}. "
+                "Export it again."
             )
         return {spec.name: np.asarray(result, np.float32) for spec, result in zip(self.outputs, results)}
 
-    def _check_inputs(self, inputs: Mapping[str, np.ndarray]) -> None:
-        wanted = {spec.name: spec for spec in self.inputs}
-        faults = [f'"{name}" is not an input' for name in inputs if name not in wanted]
-        for name, spec in wanted.items():
-            if name not in inputs:
-                faults.append(f'"{name}" is missing')
-            elif inputs[name].shape != spec.shape or inputs[name].dtype != spec.dtype:
-                faults.append(f'"{name}" is {inputs[name].dtype} {inputs[name].shape}')
-        if faults:
-            listed = ", ".join(f'"{s.name}" {s.dtype} {s.shape} {s.layout}' for s in self.inputs)
-            raise RuntimeFailure(f"Wrong input for {self.path.name}: {'; '.join(faults)}. It takes {listed}.")
+    def _method_for(self, inputs: Mapping[str, np.ndarray]) -> Method:
+        """The method that has the inputs' shapes. Raises RuntimeFailure for inputs that none takes."""
+        methods = {method.inputs: method for method in self.artifact.methods}
+        names = [spec.name for spec in self.inputs]
+        given = tuple(inputs[name].shape for name in names if name in inputs)
+        faults = [f'"{name}" is not an input' for name in inputs if name not in names]
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                faults.append(f'"{spec.name}" is missing')
+            elif inputs[spec.name].dtype != spec.dtype or given not in methods:
+                faults.append(f'"{spec.name}" is {inputs[spec.name].dtype} {inputs[spec.name].shape}')
+        if not faults:
+            return methods[given]
+        listed = " or ".join(
+            ", ".join(f'"{s.name}" {s.dtype} {shape} {s.layout}' for s, shape in zip(self.inputs, shapes))
+            for shapes in methods
+        )
+        raise RuntimeFailure(f"Wrong input for {self.path.name}: {'; '.join(faults)}. It takes {listed}.")
 
     def _refused(self, action: str, error: Exception, wrote: str = "") -> RuntimeFailure:
         """The runtime's own words, as an error of ours."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuntimeFailure, RuntimeMissing
+from ..manifest import Method
 from .base import Session
 from .native_stderr import held_back
 
@@ -20,8 +21,9 @@ _NOISE = re.compile(r"\[cpuinfo_utils\.cpp:\d+\]|\[threadpool\.cpp:\d+\] Resetti
 
 
 class ExecuTorchSession(Session):
-    """Runs the method `forward` of `.pte` files; inputs and outputs go by position, in the manifest's order.
+    """Runs the methods of `.pte` files; inputs and outputs go by position, in the manifest's order.
 
+    The first method is loaded with the file, each other when it is first run: a loaded method holds its memory.
     `threads` sizes the process-wide thread pool that all sessions of this runtime share.
     """
 
@@ -47,12 +49,21 @@ class ExecuTorchSession(Session):
                     library._unsafe_reset_threadpool(self.threads)
                 self.threads = library._threadpool_get_thread_count()
                 program = library._load_program(str(self.path))
-                method = program.load_method("forward")
         except RuntimeError as error:
-            backends = ", ".join(library._get_registered_backend_names())
-            wrote = f"{log.text}(backends in this build: {backends})"
-            raise self._refused("load", error, wrote) from error
-        self._model = (program, method)  # the method lives no longer than its program
+            raise self._not_loaded(error, log.text) from error
+        self._model = (program, {})  # a method lives no longer than its program
+        self._method(self.artifact.methods[0])
+
+    def _method(self, wanted: Method) -> Any:
+        """A method of the program, loaded where it is not yet."""
+        program, methods = self._model
+        if wanted.name in methods:
+            return methods[wanted.name]
+        try:
+            with held_back(_NOISE) as log:
+                method = program.load_method(wanted.name)
+        except RuntimeError as error:
+            raise self._not_loaded(error, log.text) from error
         meta = method.method_meta()
         given = (meta.num_inputs(), meta.num_outputs())
         if given != (len(self.inputs), len(self.outputs)):
@@ -60,10 +71,17 @@ class ExecuTorchSession(Session):
                 f"{self.path.name} has {given[0]} inputs and {given[1]} outputs, the manifest says "
                 f"{len(self.inputs)} and {len(self.outputs)}. Export it again."
             )
+        methods[wanted.name] = method
+        return method
 
-    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _not_loaded(self, error: Exception, log: str) -> RuntimeFailure:
+        backends = ", ".join(_import()._get_registered_backend_names())
+        return self._refused("load", error, f"{log}(backends in this build: {backends})")
+
+    def _run(self, method: Method, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        loaded = self._method(method)
         try:
-            results = self._model[1]([self._torch.from_numpy(array) for array in arrays])
+            results = loaded([self._torch.from_numpy(array) for array in arrays])
         except RuntimeError as error:
             raise self._refused("run", error) from error
         return [result.numpy() for result in results]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RuntimeFailure, RuntimeMissing
+from ..manifest import Method
 from .base import Session
 
 # The graph's file name in an artefact that is a folder.
@@ -67,7 +68,7 @@ class OnnxRuntimeSession(Session):
         """The model: in a folder, where its weights have files of their own."""
         return self.path / MODEL if self.path.is_dir() else self.path
 
-    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _run(self, method: Method, arrays: list[np.ndarray]) -> list[np.ndarray]:
         feed = {spec.name: array for spec, array in zip(self.inputs, arrays)}
         try:
             return self._model.run([spec.name for spec in self.outputs], feed)

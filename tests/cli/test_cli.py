@@ -233,6 +233,34 @@ def _impossible_size(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "onnx", "--height", 33, "--frames", 4, "-o", tmp / "made"]
 
 
+def _malformed_shape(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "-t", "android", "--shape", "16x16", "-o", tmp / "made"]
+
+
+def _shape_twice(tmp: Path, bundle: Path) -> list:
+    shapes = ("--shape", "16x16x3", "--shape", "016x16x3")
+    return ["export", "tiny", "-t", "android", *shapes, "-o", tmp / "made"]
+
+
+def _impossible_shape(tmp: Path, bundle: Path) -> list:
+    shapes = ("--shape", "16x16x3", "--shape", "33x16x4")
+    return ["export", "tiny", "-t", "android", *shapes, "-o", tmp / "made"]
+
+
+def _shape_and_height(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "-t", "android", "--shape", "16x16x3", "--height", 16, "-o", tmp / "made"]
+
+
+def _several_shapes_for_onnx(tmp: Path, bundle: Path) -> list:
+    shapes = ("--shape", "16x16x3", "--shape", "24x24x3")
+    return ["export", "tiny", "-t", "onnx", *shapes, "-o", tmp / "made"]
+
+
+def _several_shapes_with_auto(tmp: Path, bundle: Path) -> list:
+    shapes = ("--shape", "16x16x3", "--shape", "24x24x3")
+    return ["export", "tiny", "-t", "android", "--precision", "auto", *shapes, "-o", tmp / "made"]
+
+
 def _floor_without_auto(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "onnx", "--precision", "int8", "--min-psnr", 40, "-o", tmp / "made"]
 
@@ -294,6 +322,12 @@ def test_check_needs_no_package_of_the_target(handheld: Run, monkeypatch: pytest
         (_no_recipe, ["Give a recipe"]),
         (_not_a_run, ["config.json"]),
         (_impossible_size, ["height=33", "nearest: 32 and 40", "frames=4", "nearest: 3 and 5"]),
+        (_malformed_shape, ["--shape 16x16", "HEIGHTxWIDTHxFRAMES"]),
+        (_shape_twice, ["--shape 016x16x3 is given twice"]),
+        (_impossible_shape, ["height=33", "frames=4"]),
+        (_shape_and_height, ["--shape takes the place of --height"]),
+        (_several_shapes_for_onnx, ["onnx holds one shape", "export once per shape", "android"]),
+        (_several_shapes_with_auto, ["--precision auto chooses for one shape"]),
         (_floor_without_auto, ["--min-psnr", "--precision auto", "int8"]),
         (_small_calibration, ["real.safetensors", "2x4x4", "2x8x8"]),
         (_text_to_encode, ["clip.mp4", "not a video"]),

@@ -95,14 +95,14 @@ def test_core_ml_program_computes_what_the_decoder_does(target: str, precision: 
 def test_a_pte_without_a_core_ml_delegate_is_not_taken_apart(tiny_bundles, tmp_path: Path) -> None:
     bundle = tiny_bundles("android", "fp32")
     with pytest.raises(UnsupportedProgram, match=r"delegates \['XnnpackBackend'\]; .* takes one call"):
-        extract_package(bundle.path / "android" / "decoder.pte", tmp_path, ["latents"], ["frames"])
+        extract_package(bundle.path / "android" / "decoder.pte", tmp_path, pte.METHOD)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xa5" * 1000])
 def test_a_damaged_pte_is_one_clear_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "decoder.pte").write_bytes(content)
     with pytest.raises(ExportError, match=r"decoder\.pte holds no whole Core ML delegate: .*Export it again"):
-        extract_package(tmp_path / "decoder.pte", tmp_path, ["latents"], ["frames"])
+        extract_package(tmp_path / "decoder.pte", tmp_path, pte.METHOD)
 
 
 def test_who_names_no_precision_gets_the_targets_own(tiny_bundles) -> None:
@@ -152,7 +152,7 @@ def test_what_the_vulkan_delegate_is_given_computes_what_the_decoder_does() -> N
     with quiet(), torch.no_grad():
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-        (delegate,) = pte.delegates_of(pte.to_edge(graph, latents, VulkanPartitioner()))
+        (delegate,) = pte.delegates_of(pte.to_edge({"forward": (graph, latents)}, VulkanPartitioner()))
         assert (delegate(latents)[0] - model(latents)).abs().max() < 1e-4
 
 

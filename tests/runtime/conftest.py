@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from handheld.runtime.bundle import Bundle, BundleWriter, TensorSpec, Tolerance, read_bundle
+from handheld.runtime.bundle import Bundle, BundleWriter, Method, TensorSpec, Tolerance, read_bundle
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "runtime" / "schema"
 
@@ -110,6 +110,7 @@ def fill() -> Callable[..., None]:
                 "path": path,
                 "precision": "fp32",
                 "tolerance": Tolerance(1e-4, "fp32 against fp32"),
+                "methods": [Method("forward", (INPUTS[0].shape,), (OUTPUTS[0].shape,))],
             }
             writer.add_artifact(**entry | overrides)
         writer.set_golden({"latents": latents}, {"frames": frames})

@@ -47,6 +47,7 @@ def test_a_written_manifest_fits_the_schema(plain_bundle: Bundle, schema_faults:
         (m.TensorSpec, "tensor"),
         (m.Golden, "golden"),
         (m.Artifact, "artifact"),
+        (m.Method, "method"),
         (m.Tolerance, "tolerance"),
         (m.RewriteRecord, "rewrite"),
         (m.Refusal, "refusal"),

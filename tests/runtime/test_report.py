@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from handheld.runtime.bundle import Artifact, Tolerance
+from handheld.runtime.bundle import Artifact, Method, Tolerance
 from handheld.runtime.charts import Row, bar_chart, strip_plot
 from handheld.runtime.errors import RuntimeFailure
 from handheld.runtime.host import Device, describe_host
@@ -116,7 +116,8 @@ def test_the_tables_hold_the_figures_of_the_profile(profile: Profile, tmp_path: 
 
 def test_verdicts_and_quality_are_shown(profile: Profile, tmp_path: Path) -> None:
     tolerance = Tolerance(1e-4, "fp32 against fp32")
-    artifact = Artifact("onnx", "onnx", "onnxruntime", "onnx/x", "fp32", "ab" * 32, 1, tolerance)
+    methods = (Method("main", ((1,),), ((1,),)),)
+    artifact = Artifact("onnx", "onnx", "onnxruntime", "onnx/x", "fp32", "ab" * 32, 1, tolerance, methods)
     verdicts = [
         Verdict(artifact, "pass", "", 2e-6, float("inf"), tolerance, "1.2.3"),
         Verdict(

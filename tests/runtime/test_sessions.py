@@ -117,7 +117,12 @@ def test_a_model_that_returns_another_shape_than_the_manifest_says_is_refused(
 ) -> None:
     bundle = make_bundle(name)
     inputs, _ = bundle.golden()
-    bundle = edit_manifest(bundle, lambda tree: tree["outputs"][0].update(shape=[1, 3, 2, 16, 17]))
+
+    def widen(tree: dict) -> None:
+        tree["outputs"][0]["shape"] = [1, 3, 2, 16, 17]
+        tree["artifacts"][0]["methods"][0]["outputs"] = [[1, 3, 2, 16, 17]]
+
+    bundle = edit_manifest(bundle, widen)
     with open_session(bundle, name) as session, pytest.raises(RuntimeFailure, match=r"16, 16.*says.*16, 17"):
         session.run(inputs)
 
@@ -133,6 +138,7 @@ def test_a_model_with_other_tensors_than_the_manifest_says_is_refused(
 
     def repeat(tree: dict) -> None:
         tree["inputs"].append(tree["inputs"][0] | {"name": "more"})
+        tree["artifacts"][0]["methods"][0]["inputs"] *= 2
 
     with pytest.raises(RuntimeFailure, match="has 1 inputs and 1 outputs, the manifest says 2 and 1"):
         open_session(edit_manifest(make_bundle("android", name="b2"), repeat), "android")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -46,6 +47,7 @@ def run(
     height: options.Height = None,
     width: options.Width = None,
     frames: options.Frames = None,
+    shape: options.Shape = None,
     precision: options.Precision = None,
     min_psnr: Annotated[
         Optional[float],  # noqa: UP045
@@ -86,8 +88,11 @@ def run(
 
     if min_psnr is not None and precision != AUTO:
         raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
+    sizes = _asked_sizes(shape, frames, height, width)
     floor = None
     if precision == AUTO:
+        if len(sizes) > 1:
+            raise CommandError("--precision auto chooses for one shape: name a precision, or give one --shape.")
         floor = DEFAULT_MIN_PSNR_DB if min_psnr is None else min_psnr
     targets = resolve_targets(target, "fp32" if floor is not None else precision)
     if costs:
@@ -99,18 +104,42 @@ def run(
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
     if calibration:
         opened = opened.with_latents(calibration)
-    latents, origin = opened.example(frames, height, width)
-    if calibration and opened.held_out_name not in origin:
-        raise CommandError(
-            f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
-            f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
-        )
+    examples = [opened.example(*size) for size in sizes]
+    for latents, origin in examples:
+        if calibration and opened.held_out_name not in origin:
+            raise CommandError(
+                f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
+                f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
+            )
     bundle = out or Path(f"{Path(source).name}-bundle")
-    exported = export_and_show(opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor)
+    (latents, origin), *more = examples
+    exported = export_and_show(
+        opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor, more=more
+    )
     if explain:
         for artifact in exported.artifacts:
             _explain(artifact)
     say(f"Next: handheld verify {exported.path}")
+
+
+def _asked_sizes(
+    shapes: Sequence[str] | None, frames: int | None, height: int | None, width: int | None
+) -> list[tuple[int | None, int | None, int | None]]:
+    """(frames, height, width) of each shape, None where nothing was said."""
+    if not shapes:
+        return [(frames, height, width)]
+    if (frames, height, width) != (None, None, None):
+        raise CommandError("--shape takes the place of --height, --width and --frames: give it alone.")
+    found: list[tuple[int | None, int | None, int | None]] = []
+    for text in shapes:
+        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
+        if match is None:
+            raise CommandError(f"--shape {text}: wanted HEIGHTxWIDTHxFRAMES, such as 256x256x9.")
+        tall, wide, long = map(int, match.groups())
+        if (long, tall, wide) in found:
+            raise CommandError(f"--shape {text} is given twice.")
+        found.append((long, tall, wide))
+    return found
 
 
 def _sizes(latents: Tensor | None) -> str:
@@ -127,17 +156,26 @@ def export_and_show(
     out: Path,
     overwrite: bool,
     min_psnr_db: float | None = None,
+    more: Sequence[tuple[Tensor, str]] = (),
 ) -> Bundle:
-    """Export a source, show what was done, and return the bundle. `min_psnr_db` is for precision auto."""
+    """Export a source, show what was done, and return the bundle.
+
+    Args:
+        latents, origin: the example, and a word on where it comes from.
+        min_psnr_db: for precision auto.
+        more: examples in further shapes; not for precision auto.
+    """
     from handheld.convert import export, export_smallest
 
-    n, c, t, h, w = latents.shape
     spec = opened.spec
-    note(
-        f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
-        f"{h * spec.spatial}x{w * spec.spatial}; golden input: {origin}"
-    )
+    for example, where in ((latents, origin), *more):
+        n, c, t, h, w = example.shape
+        note(
+            f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
+            f"{h * spec.spatial}x{w * spec.spatial}; golden input: {where}"
+        )
     clips, what = opened.calibration(latents)
+    clips = (*clips, *(clip for example, _ in more for clip in opened.calibration(example)[0]))
     calibrated = min_psnr_db is not None or any(
         t.precision(precision or t.default_precision).calibrated for t in targets
     )
@@ -152,7 +190,9 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        how = {"precision": precision} if min_psnr_db is None else {"min_psnr_db": min_psnr_db}
+        how: dict[str, Any] = {"precision": precision, "more": [example for example, _ in more]}
+        if min_psnr_db is not None:
+            how = {"min_psnr_db": min_psnr_db}
         calibration = {"calibration_latents": what} if calibrated else {}
         bundle = (export if min_psnr_db is None else export_smallest)(
             opened.model,
@@ -162,7 +202,11 @@ def export_and_show(
             **how,
             calibration=clips,
             name=opened.name,
-            provenance={**opened.provenance, "golden_latents": origin, **calibration},
+            provenance={
+                **opened.provenance,
+                "golden_latents": "; ".join(dict.fromkeys([origin, *(where for _, where in more)])),
+                **calibration,
+            },
             overwrite=overwrite,
             progress=show,
         )

@@ -26,6 +26,14 @@ Frames = Annotated[
     Optional[int],  # noqa: UP045
     typer.Option(help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"),
 ]
+Shape = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        help="HEIGHTxWIDTHxFRAMES, in place of those three; repeatable on android, android-vulkan, ios-executorch "
+        "and ios18: one file for several shapes, which share the weights. The first is the primary one.",
+        show_default=False,
+    ),
+]
 Config = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Preset or JSON, for a checkpoint without config.json beside it.", show_default=False),
