@@ -20,6 +20,7 @@ from handheld.convert.targets.onnx import INT8_REWRITES
 from handheld.latents_file import write_latents
 from handheld.models import ModelError, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
+from handheld.runtime.session.ort import MODEL
 from handheld.runtime.verify import verify
 from handheld.sources import Source
 
@@ -71,7 +72,7 @@ def test_onnx_int8_holds_int8_weights_and_is_less_than_half_as_large(bundles) ->
 
     bundle = bundles("onnx", "int8")
     (artifact,) = bundle.artifacts
-    graph = onnx.load(bundle.locate(artifact.path)).graph
+    graph = onnx.load(bundle.locate(artifact.path) / MODEL).graph
     weights = [w for w in graph.initializer if w.data_type == onnx.TensorProto.INT8 and len(w.dims) == 4]
     assert len(weights) == artifact.settings["quantized"]["convolutions"] == 11
     kinds = [node.op_type for node in graph.node]
@@ -87,7 +88,7 @@ def test_onnxruntime_fuses_every_8_bit_convolution(bundles, tmp_path: Path) -> N
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = os.fspath(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(bundle.locate("onnx/decoder.onnx"), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(bundle.locate("onnx/decoder") / MODEL, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert kinds.count("QLinearConv") == bundle.artifacts[0].settings["quantized"]["convolutions"]
 
