@@ -25,7 +25,7 @@ from handheld.convert.reference import evaluate, load_program
 from handheld.convert.rewrite import Case, Rewrite, apply, capture
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 from handheld.convert.target import Job, Target
-from handheld.runtime.manifest import RewriteRecord, TensorSpec
+from handheld.runtime.manifest import Method, RewriteRecord, TensorSpec
 from handheld.runtime.session import SESSIONS
 
 # fp32 sums in another order; outputs are of order one.
@@ -95,7 +95,10 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
     else:
         length = sum(one.before.numel() for one in trials)
         artifact = SimpleNamespace(
-            name="parity", input_dtype=lowered.input_dtype, output_dtype=lowered.output_dtype
+            name="parity",
+            methods=(Method(target.method, (tuple(latents.shape),), ((length,),)),),
+            input_dtype=lowered.input_dtype,
+            output_dtype=lowered.output_dtype,
         )
         inputs, outputs = TensorSpec("latents", tuple(latents.shape)), TensorSpec("frames", (length,))
         with SESSIONS[target.runtime](path, artifact, (inputs,), (outputs,), 1) as session:
