@@ -154,7 +154,13 @@ def test_peak_memory_sees_what_was_freed_again() -> None:
 
 def test_clips_of_unequal_size_are_not_compared(make_bundle: Callable, edit_manifest: Callable) -> None:
     teacher, student = subject(make_bundle, "t", "teacher"), subject(make_bundle, "s")
-    bundle = edit_manifest(student.bundle, lambda tree: tree["outputs"][0].update(shape=[1, 3, 1, 16, 16]))
+
+    def enlarge(tree: dict) -> None:
+        tree["outputs"][0]["shape"] = [1, 3, 1, 16, 16]
+        for artifact in tree["artifacts"]:
+            artifact["methods"][0]["outputs"] = [[1, 3, 1, 16, 16]]
+
+    bundle = edit_manifest(student.bundle, enlarge)
     run = module._Run(dataclasses.replace(student, bundle=bundle))
     reference = module._Run(teacher)
     for one in (run, reference):
