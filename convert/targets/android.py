@@ -36,15 +36,19 @@ from ..target import Job, Lowered, Precision, Target, in_half
 _COSTS = partial(shipped_table, "xnnpack")
 
 
-def _rewrites(*convolutions: Rewrite) -> tuple[Pass, ...]:
-    """The list, with what 3D convolutions may become: `convolutions`, or one 2D convolution per tap."""
+def _cheapest(*convolutions: Rewrite) -> Choice:
+    """At each place the cheapest of `convolutions` and one 2D convolution per tap."""
+    return Choice((*convolutions, conv3d_taps.REWRITE), _COSTS)
+
+
+def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
+    """The list, with what 3D convolutions become."""
     return (
         # Multi-op patterns first, while the ops that they are made of are still there.
         channel_layer_norm.REWRITE,
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
-        # The cheapest at each place.
-        Choice((*convolutions, conv3d_taps.REWRITE), _COSTS),
+        *convolutions,
         # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
         channel_mean.REWRITE,
         # Everything else that is still of rank 5.
@@ -54,26 +58,6 @@ def _rewrites(*convolutions: Rewrite) -> tuple[Pass, ...]:
         # Last: the others leave layout changes in pairs.
         cancel_layouts.REWRITE,
     )
-
-
-INT8_REWRITES = (
-    # Multi-op patterns first, while the ops that they are made of are still there.
-    channel_layer_norm.REWRITE,
-    interleave_frames.REWRITE,
-    pixel_shuffle.FRAMES,
-    # One accumulator for all taps: no sum of rounded taps.
-    conv3d_concat.REWRITE,
-    # Depthwise convolutions, which stay in fp32, and pointwise ones.
-    Choice((merge_border_taps.REWRITE, conv3d_taps.REWRITE), _COSTS),
-    # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
-    channel_mean.REWRITE,
-    # Everything else that is still of rank 5.
-    batch_in_time.REWRITE,
-    # After pixel_shuffle_frames, which makes the shuffles rank 4.
-    pixel_shuffle.PERMUTED,
-    # Last: the others leave layout changes in pairs.
-    cancel_layouts.REWRITE,
-)
 
 
 def lower(job: Job) -> Lowered:
@@ -110,12 +94,12 @@ TARGET = Target(
     packages=("executorch",),
     precisions={
         "fp32": Precision(
-            _rewrites(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE),
+            _rewrites(_cheapest(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE)),
             Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
-            (safe_rms_norm.REWRITE, split_silu.REWRITE, *_rewrites(merge_border_taps.REWRITE)),
+            (safe_rms_norm.REWRITE, split_silu.REWRITE, *_rewrites(_cheapest(merge_border_taps.REWRITE))),
             Tolerance(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
@@ -123,7 +107,9 @@ TARGET = Target(
             torch.float16,
         ),
         "int8": Precision(
-            INT8_REWRITES,
+            # One accumulator for all taps: no sum of rounded taps.
+            # Then depthwise convolutions, which stay in fp32, and pointwise ones.
+            _rewrites(conv3d_concat.REWRITE, _cheapest(merge_border_taps.REWRITE)),
             Tolerance(
                 None,
                 "8-bit convolutions: 55 dB measured on tiny, distilled, on real latents",

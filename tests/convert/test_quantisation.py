@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from handheld.convert import ExportError, export, export_smallest, resolve_targets
+from handheld.convert import TARGETS, ExportError, export, export_smallest, resolve_targets
 from handheld.convert.quantize import qdq
 from handheld.convert.quantize.layers import convolutions
 from handheld.convert.rewrite import apply, capture, is_call, shape_of
-from handheld.convert.targets.onnx import INT8_REWRITES
 from handheld.latents_file import write_latents
 from handheld.models import ModelError, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
@@ -103,7 +102,7 @@ def test_android_int8_is_one_delegate_with_nothing_outside(bundles) -> None:
 def test_first_last_and_depthwise_convolutions_stay_in_fp32_with_the_reason() -> None:
     model, latents = tiny()
     graph = capture(model, (latents,))
-    apply(graph, INT8_REWRITES)
+    apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     choice = convolutions(graph)
     every = [node for node in graph.graph.nodes if is_call(node, aten.conv2d.default)]
     assert every[0] not in choice.quantized
@@ -118,7 +117,7 @@ def test_first_last_and_depthwise_convolutions_stay_in_fp32_with_the_reason() ->
 def test_ranges_come_from_the_calibration_latents() -> None:
     model, latents = tiny()
     graph = capture(model, (latents,))
-    apply(graph, INT8_REWRITES)
+    apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     loud = 6.0 * latents
     with torch.no_grad():
         wanted = model(loud)
@@ -131,7 +130,7 @@ def test_ranges_come_from_the_calibration_latents() -> None:
 def test_quantising_leaves_the_graph_alone() -> None:
     model, latents = tiny()
     graph = capture(model, (latents,))
-    apply(graph, INT8_REWRITES)
+    apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     before = graph.code
     qdq.quantize(graph, [latents])
     assert graph.code == before
