@@ -72,12 +72,17 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
-def integer(least: int) -> Check:
-    """A whole number that fits 64 bits, as readers in other languages keep it."""
+def boolean(value: Any, where: str, faults: list[str]) -> Any:
+    return value if isinstance(value, bool) else _fault(value, where, "true or false", faults)
+
+
+def integer(least: int, most: int = 2**63 - 1) -> Check:
+    """A whole number; by default one that fits 64 bits, as readers in other languages keep it."""
+    wanted = f"a whole number of at least {least}" + ("" if most == 2**63 - 1 else f" and at most {most}")
 
     def check(value: Any, where: str, faults: list[str]) -> Any:
-        good = isinstance(value, int) and not isinstance(value, bool) and least <= value < 1 << 63
-        return value if good else _fault(value, where, f"a whole number of at least {least}", faults)
+        good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        return value if good else _fault(value, where, wanted, faults)
 
     return check
 
