@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ POSITIONS = 160
 class Checkpoint:
     model: PreTrainedModel
     path: Path
+    _generated: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """(n, vocab): what follows each token."""
@@ -30,6 +31,12 @@ class Checkpoint:
             return self.model(torch.tensor([tokens])).logits[0].numpy()
 
     def greedy(self, prompt: list[int], count: int) -> list[int]:
+        key = (*prompt, count)
+        if key not in self._generated:
+            self._generated[key] = self._generate(prompt, count)
+        return self._generated[key]
+
+    def _generate(self, prompt: list[int], count: int) -> list[int]:
         given = torch.tensor([prompt])
         with torch.no_grad():
             out = self.model.generate(
@@ -39,11 +46,11 @@ class Checkpoint:
 
 
 def make_llama(**fields: Any) -> PreTrainedModel:
-    return Llama(LlamaConfig(**_llama_shape(), **{"tie_word_embeddings": False, "attention_bias": True, **fields}))
+    return Llama(LlamaConfig(**{**_llama_shape(), "tie_word_embeddings": False, "attention_bias": True, **fields}))
 
 
 def make_qwen2(**fields: Any) -> PreTrainedModel:
-    return Qwen2(Qwen2Config(**_llama_shape(), **{"tie_word_embeddings": True, **fields}))
+    return Qwen2(Qwen2Config(**{**_llama_shape(), "tie_word_embeddings": True, **fields}))
 
 
 def make_opt(**fields: Any) -> PreTrainedModel:
@@ -64,7 +71,9 @@ def _llama_shape() -> dict[str, Any]:
     )  # fmt: skip
 
 
-def make_checkpoint(path: Path, kind: str, dtype: str = "fp32", selector: str = "none", **fields: Any) -> Checkpoint:
+def make_checkpoint(
+    path: Path, kind: str, dtype: str = "fp32", selector: str = "none", **fields: Any
+) -> Checkpoint:
     """A model of random weights, biases and norms included, and its pack at `path`."""
     torch.manual_seed(0)
     model = MODELS[kind](**fields).eval()
