@@ -1,0 +1,239 @@
+/// What a bundle says about itself: `manifest.json`, format version 1.
+///
+/// The format is documented by `runtime/schema/manifest.schema.json`. Fields that only people and tools read
+/// (provenance, settings, rewrites, delegation) are kept as JSON.
+public struct Manifest: Equatable, Sendable {
+    public static let formatVersion: Int64 = 1
+    public static let kind = "video_decoder"
+
+    public enum Runtime: String, CaseIterable, Sendable {
+        case onnxruntime, executorch, coreml
+        case executorchVulkan = "executorch-vulkan"
+        case executorchCoreML = "executorch-coreml"
+    }
+
+    public enum DType: String, CaseIterable, Sendable {
+        case float32, float16
+
+        public var bytes: Int { self == .float32 ? 4 : 2 }
+    }
+
+    public enum Layout: String, CaseIterable, Sendable {
+        /// Batch, channels, time, height, width.
+        case ncthw = "NCTHW"
+    }
+
+    /// One input or output, as a caller sees it.
+    public struct TensorSpec: Equatable, Sendable {
+        public let name: String
+        public let shape: [Int]
+        public let dtype: DType
+        public let layout: Layout
+        /// Nominal lowest and highest value; no clamp.
+        public let range: ClosedRange<Double>?
+        public let description: String
+    }
+
+    /// How far from the golden outputs an artefact may be; at least one limit is given.
+    public struct Tolerance: Equatable, Sendable {
+        public let maxAbs: Double?
+        public let minPSNRdB: Double?
+        public let reason: String
+    }
+
+    /// What an artefact computes in one shape.
+    public struct Method: Equatable, Sendable {
+        public let name: String
+        public let inputs: [[Int]]
+        public let outputs: [[Int]]
+    }
+
+    /// One lowered model.
+    public struct Artifact: Equatable, Sendable {
+        public let name: String
+        public let target: String
+        public let runtime: Runtime
+        /// File or folder, relative to the bundle.
+        public let path: String
+        public let precision: String
+        public let sha256: String
+        public let sizeBytes: Int
+        public let tolerance: Tolerance
+        public let methods: [Method]
+        public let inputDType: DType
+        public let outputDType: DType
+        public let settings: JSON
+    }
+
+    /// The file of golden inputs and outputs.
+    public struct Golden: Equatable, Sendable {
+        public let path: String
+        public let sha256: String
+        public let sizeBytes: Int
+    }
+
+    public let name: String
+    public let createdUTC: String
+    public let provenance: JSON
+    public let versions: JSON
+    public let inputs: [TensorSpec]
+    public let outputs: [TensorSpec]
+    public let golden: Golden
+    public let artifacts: [Artifact]
+
+    /// Parses the text of a manifest. Throws `BundleError`: `.version` for another format version, `.malformed`
+    /// with every fault at once otherwise, `.escapes` where the only faults are paths that leave the bundle.
+    public init(parsing bytes: [UInt8], source: String) throws {
+        let json: JSON
+        do {
+            json = try JSON.parse(bytes)
+        } catch let error as JSONError {
+            throw BundleError(.malformed, "\(source) is not valid JSON: \(error). Fetch or export the bundle again.")
+        }
+        guard let version = json["format_version"] else {
+            throw BundleError(.malformed, "\(source) has no format_version: it is not the manifest of a bundle.")
+        }
+        guard version == .integer(Self.formatVersion) else {
+            throw BundleError(
+                .version,
+                "\(source) has another format_version than \(Self.formatVersion), which this app understands. Update "
+                    + "the app, or export the bundle again with a handheld of the app's version.")
+        }
+        guard json["kind"] == .string(Self.kind) else {
+            throw BundleError(.version, "\(source) is not of kind \"\(Self.kind)\", which this app understands.")
+        }
+        let faults = Faults()
+        let manifest = Self(Field(json: json, place: "", faults: faults))
+        if faults.lines.isEmpty { manifest.disagreements(faults) }
+        guard faults.lines.isEmpty else {
+            let escapes = faults.lines.allSatisfy { $0.contains("wanted a path inside the bundle") }
+            throw BundleError(
+                escapes ? .escapes : .malformed,
+                "\(source) is not valid:\n" + faults.lines.map { "  \($0)" }.joined(separator: "\n"))
+        }
+        self = manifest
+    }
+
+    private init(_ field: Field) {
+        let f = field.object(
+            "format_version", "kind", "name", "created_utc", "provenance", "versions", "inputs", "outputs", "golden",
+            "artifacts")
+        let faults = field.faults
+        func at(_ key: String) -> Field { f[key] ?? Field(json: nil, place: key, faults: faults) }
+        name = at("name").text()
+        createdUTC = at("created_utc").text()
+        provenance = at("provenance").free()
+        versions = at("versions").free()
+        inputs = at("inputs").list(least: 1, TensorSpec.init)
+        outputs = at("outputs").list(least: 1, TensorSpec.init)
+        golden = Golden(at("golden"))
+        artifacts = at("artifacts").list(least: 1, Artifact.init)
+    }
+
+    /// Faults between fields that are each well formed.
+    private func disagreements(_ faults: Faults) {
+        for spec in inputs + outputs where spec.shape.count != spec.layout.rawValue.count {
+            faults.add(spec.name, "\(spec.shape.count) dimensions, \(spec.layout.rawValue) has another number")
+        }
+        repeated("artifacts: name", artifacts.map(\.name), faults)
+        let paths = ["manifest.json", golden.path] + artifacts.map(\.path)
+        repeated("path", paths, faults)
+        for outer in paths {
+            for inner in paths where inner.hasPrefix(outer + "/") { faults.add("path", "\(inner) lies inside \(outer)") }
+        }
+        for artifact in artifacts {
+            if artifact.tolerance.maxAbs == nil && artifact.tolerance.minPSNRdB == nil {
+                faults.add(artifact.name, "no tolerance: nothing would be checked")
+            }
+            repeated("\(artifact.name): method", artifact.methods.map(\.name), faults)
+            let first = artifact.methods.first
+            if first?.inputs != inputs.map(\.shape) || first?.outputs != outputs.map(\.shape) {
+                faults.add(artifact.name, "its first shapes are not those of the bundle's inputs and outputs")
+            }
+        }
+    }
+}
+
+private func repeated(_ what: String, _ values: [String], _ faults: Faults) {
+    for value in Set(values).sorted() where values.filter({ $0 == value }).count > 1 {
+        faults.add(what, "\"\(value)\" is used twice")
+    }
+}
+
+private func shape(_ field: Field) -> [Int] {
+    field.list(least: 1) { $0.integer(least: 1) }
+}
+
+private func isWord(_ character: Character) -> Bool {
+    character.isLetter || character.isNumber || character == "_"
+}
+
+private func isSlug(_ character: Character) -> Bool {
+    character.isASCII && (character.isLowercase || character.isNumber || character == "-")
+}
+
+extension Manifest.TensorSpec {
+    fileprivate init(_ field: Field) {
+        let f = field.object("name", "shape", "dtype", "layout", "range", "description")
+        name = f["name"]?.text(of: isWord, "letters, digits and underscores") ?? ""
+        shape = f["shape"].map(HandheldKit.shape) ?? []
+        dtype = f["dtype"]?.choice(Manifest.DType.self) ?? .float32
+        layout = f["layout"]?.choice(Manifest.Layout.self) ?? .ncthw
+        let bounds = f["range"]?.optional { $0.list(least: 2) { $0.number() } } ?? nil
+        if let bounds, bounds.count != 2 || !(bounds[0] < bounds[1]) {
+            field.faults.add("\(field.place).range", "wanted [lowest, highest]")
+            range = nil
+        } else {
+            range = bounds.map { $0[0]...$0[1] }
+        }
+        description = f["description"]?.text(empty: true) ?? ""
+    }
+}
+
+extension Manifest.Golden {
+    fileprivate init(_ field: Field) {
+        let f = field.object("path", "sha256", "size_bytes")
+        path = f["path"]?.relativePath() ?? ""
+        sha256 = f["sha256"]?.sha256() ?? ""
+        sizeBytes = f["size_bytes"]?.integer() ?? 0
+    }
+}
+
+extension Manifest.Tolerance {
+    fileprivate init(_ field: Field) {
+        let f = field.object("max_abs", "reason", "min_psnr_db")
+        maxAbs = f["max_abs"]?.optional { $0.number(least: 0) } ?? nil
+        reason = f["reason"]?.text() ?? ""
+        minPSNRdB = f["min_psnr_db"]?.optional { $0.number() } ?? nil
+    }
+}
+
+extension Manifest.Method {
+    fileprivate init(_ field: Field) {
+        let f = field.object("name", "inputs", "outputs")
+        name = f["name"]?.text(of: isWord, "letters, digits and underscores") ?? ""
+        inputs = f["inputs"]?.list(least: 1, shape) ?? []
+        outputs = f["outputs"]?.list(least: 1, shape) ?? []
+    }
+}
+
+extension Manifest.Artifact {
+    fileprivate init(_ field: Field) {
+        let f = field.object(
+            "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
+            "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds")
+        let missing = Field(json: nil, place: field.place, faults: field.faults)
+        name = f["name"]?.text() ?? ""
+        target = f["target"]?.text(of: isSlug, "lowercase letters, digits and single hyphens") ?? ""
+        runtime = f["runtime"]?.choice(Manifest.Runtime.self) ?? .coreml
+        path = f["path"]?.relativePath() ?? ""
+        precision = f["precision"]?.text(of: isSlug, "lowercase letters, digits and single hyphens") ?? ""
+        sha256 = f["sha256"]?.sha256() ?? ""
+        sizeBytes = f["size_bytes"]?.integer() ?? 0
+        tolerance = Manifest.Tolerance(f["tolerance"] ?? missing)
+        methods = f["methods"]?.list(least: 1, Manifest.Method.init) ?? []
+        inputDType = f["input_dtype"]?.choice(Manifest.DType.self) ?? .float32
+        outputDType = f["output_dtype"]?.choice(Manifest.DType.self) ?? .float32
+        settings = f["settings"]?.free() ?? .null
+    }
+}
