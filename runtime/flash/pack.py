@@ -31,6 +31,7 @@ MANIFEST_NAME = "manifest.json"
 NEURONS_NAME = "neurons.bin"
 RESIDENT_NAME = "resident.safetensors"
 
+_FLOATS = {"fp32": np.float32, "fp16": np.float16}
 _SLAB_BYTES = 32 << 20  # of fp32 weights that are encoded at once
 _DTYPES = {"float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
 
@@ -72,7 +73,7 @@ class PackWriter:
         with PackWriter("model.flash", PackSpec(layers=24, d_model=2048, d_ff=8192, dtype="int4")) as writer:
             for layer in range(24):
                 writer.add_layer(FeedForward(gate=..., up=..., down=...), order=hottest_first[layer])
-            writer.add_resident("model.embed_tokens.weight", embeddings)
+            writer.add_matrix("model.embed", embeddings, "int8")
 
     Raises BundleError for a target that exists or cannot be written and for a full disk, RuntimeFailure for weights
     that do not fit the spec.
@@ -145,6 +146,13 @@ class PackWriter:
         if name.startswith("flash."):
             raise RuntimeFailure(f'"{name}" cannot name a tensor of the model: names in flash. are the engine\'s.')
         self._resident.add(name, array)
+
+    def add_matrix(self, name: str, matrix: np.ndarray, dtype: str, group_size: int = 32) -> None:
+        """Add a model's matrix (rows, columns) as `dtype`: fp32 and fp16 as floats, others as stored rows."""
+        if dtype in _FLOATS:
+            self.add_resident(name, np.asarray(matrix, _FLOATS[dtype]))
+        else:
+            self.add_resident(name, encode_rows(matrix, dtype, group_size))
 
     def _check(self, weights: FeedForward, importance: np.ndarray | None, selector: LayerSelector | None) -> None:
         spec = self.spec
