@@ -87,11 +87,11 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
             "multiply_adds": subject.artifact.settings["rewritten"]["multiply_adds"],
             "delegation": subject.artifact.delegation,
             "median_ns": found.latency.median_ns if found.latency else None,
-            "speedup": found.speedup.median_of_pairs if found.speedup else None,
+            "speedup": speedup.median_of_pairs if (speedup := measured.speedup(found)) else None,
             "max_abs_error": error,
             "peak_growth_bytes": found.peak_growth_bytes,
             "size_bytes": found.size_bytes,
-            "latency_ns": found.latency_ns,
+            "latency_ns": [one.latency_ns for one in found.rounds],
             "error": found.error,
         }
         for subject, error, found in zip(subjects, errors, measured.subjects)
@@ -186,7 +186,7 @@ def main() -> None:
     results = []
     for preset in options.preset or ["ltx"]:
         result, measured = measure(preset, targets, options)
-        report |= {"host": asdict(measured.host), "settings": asdict(measured.settings)}
+        report |= {"device": asdict(measured.device), "settings": asdict(measured.settings)}
         results.append(result)
         show(result)
         # After each preset: an interrupted run keeps what it has.

@@ -77,7 +77,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Pro
             rounds=options.rounds,
             threads=options.threads,
         )
-    times = {found.label: found.latency_ns for found in measured.subjects}
+    times = {found.label: [one.latency_ns for one in found.rounds] for found in measured.subjects}
     rows = [
         {
             "artefact": found.label,
@@ -85,11 +85,11 @@ def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Pro
             "psnr_db": round(psnr, 2),
             "size_bytes": found.size_bytes,
             "median_ns": found.latency.median_ns if found.latency else None,
-            "speed_against_fp32": speed(times.get(f"{subject.artifact.target}-fp32"), found.latency_ns),
-            "speed_against_as_is": speed(times[AS_IS], found.latency_ns),
+            "speed_against_fp32": speed(times.get(f"{subject.artifact.target}-fp32"), times[found.label]),
+            "speed_against_as_is": speed(times[AS_IS], times[found.label]),
             "peak_growth_bytes": found.peak_growth_bytes,
             "delegation": subject.artifact.delegation,
-            "latency_ns": found.latency_ns,
+            "latency_ns": times[found.label],
             "error": found.error,
         }
         for subject, psnr, found in zip(subjects, psnrs, measured.subjects)
@@ -152,7 +152,7 @@ def main() -> None:
     results = []
     for name in options.model:
         result, measured = measure(name, options)
-        report |= {"host": asdict(measured.host), "settings": asdict(measured.settings)}
+        report |= {"device": asdict(measured.device), "settings": asdict(measured.settings)}
         results.append(result)
         show(result)
         # After each model: an interrupted run keeps what it has.

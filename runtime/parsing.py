@@ -56,10 +56,16 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
-def integer(least: int) -> Check:
+def boolean(value: Any, where: str, faults: list[str]) -> Any:
+    return value if isinstance(value, bool) else _fault(value, where, "true or false", faults)
+
+
+def integer(least: int, most: int | None = None) -> Check:
+    wanted = f"a whole number of at least {least}" + ("" if most is None else f" and at most {most}")
+
     def check(value: Any, where: str, faults: list[str]) -> Any:
         good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return value if good else _fault(value, where, f"a whole number of at least {least}", faults)
+        return value if good and (most is None or value <= most) else _fault(value, where, wanted, faults)
 
     return check
 

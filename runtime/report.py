@@ -16,7 +16,7 @@ from typing import Any
 from . import files
 from .charts import Row, bar_chart, clean, strip_plot
 from .errors import RuntimeFailure
-from .profile import Measurement, Profile
+from .profile_record import Conditions, Measurement, Profile
 from .verify import Verdict
 
 Quality = Mapping[str, Mapping[str, float | str | None]]
@@ -64,14 +64,20 @@ def write_report(
 
 
 def _head(profile: Profile, title: str) -> str:
-    host = profile.host
-    cores = f", {host.cores_available or host.cores_logical} cores" if host.cores_logical else ""
+    device = profile.device
+    cores = f", {device.cores_available or device.cores} cores" if device.cores else ""
     return (
         f'<header><h1>{clean(title)}</h1><p class="dim">{clean(profile.created_utc)} · '
-        f"{clean(host.cpu_model or host.architecture)}{cores} · {clean(host.os)}</p>"
+        f"{clean(device.name)}{cores} · {clean(_system(profile))}</p>"
         f'<p class="note">{clean(profile.scope[0].upper() + profile.scope[1:])}. '
         "Ratios were measured side by side, run by run.</p></header>"
     )
+
+
+def _system(profile: Profile) -> str:
+    device = profile.device
+    parts = [part for part in (device.os, device.os_version, device.architecture) if part]
+    return " ".join(parts) or "unknown system"
 
 
 def _tiles(profile: Profile) -> str:
@@ -82,13 +88,13 @@ def _tiles(profile: Profile) -> str:
     median_ns, best = min(students, key=lambda pair: pair[0])
     growth = best.peak_growth_bytes
     tiles = [
-        (f"{best.fps:.3g}", "frames per second"),
-        (_ms(median_ns) + " ms", f"for {best.frames} frames, median"),
+        (f"{best.units_per_second:.3g}", f"{best.unit}s per second"),
+        (_ms(median_ns) + " ms", f"for {best.units_per_run} {best.unit}s, median"),
         (_mb(best.size_bytes) + " MB", "artefact size"),
         (_mb(growth) + " MB" if growth is not None else _NONE, "peak memory over the loaded runtime"),
     ]
-    if best.speedup:
-        tiles.insert(0, (f"{best.speedup.median_of_pairs:.2f} ×", f"as fast as {best.speedup.reference}"))
+    if speedup := profile.speedup(best):
+        tiles.insert(0, (f"{speedup.median_of_pairs:.2f} ×", f"as fast as {speedup.reference}"))
     cells = "".join(
         f'<div class="tile"><b>{clean(value)}</b><span>{clean(what)}</span></div>' for value, what in tiles
     )
@@ -126,7 +132,7 @@ def _speed(profile: Profile) -> str:
     header = ["", "runtime", "load, ms", "first run, ms", "median, ms", "p90, ms", "p99, ms", "FPS", "× teacher"]
     rows, failed = [], []
     for s in profile.subjects:
-        summary = s.latency
+        summary, rate, speedup = s.latency, s.units_per_second, profile.speedup(s)
         times = [_ms(getattr(summary, f"{p}_ns")) if summary else _NONE for p in ("median", "p90", "p99")]
         rows.append(
             [
@@ -135,16 +141,14 @@ def _speed(profile: Profile) -> str:
                 _median_ms(s.load_ns),
                 _median_ms(s.first_run_ns),
                 *times,
-                f"{s.fps:.3g}" if s.fps else _NONE,
-                f"{s.speedup.median_of_pairs:.2f}" if s.speedup else _NONE,
+                f"{rate:.3g}" if rate else _NONE,
+                f"{speedup.median_of_pairs:.2f}" if speedup else _NONE,
             ]
         )
         if s.error:
             failed.append(f"<p><b>{clean(s.label)}</b> was not measured in full:</p><pre>{clean(s.error)}</pre>")
     strips = [
-        Row(s.label, s.role, tuple(sample / 1e6 for samples in s.latency_ns for sample in samples))
-        for s in profile.subjects
-        if s.latency
+        Row(s.label, s.role, tuple(sample / 1e6 for sample in s.samples_ns)) for s in profile.subjects if s.latency
     ]
     plot = f"<h3>Every timed run</h3>{strip_plot(strips, 'ms')}" if strips else ""
     foot = (
@@ -171,8 +175,8 @@ def _footprint(profile: Profile) -> str:
             s.label,
             _mb(s.size_bytes),
             _mb(growth),
-            _mb(max((peak for peak in s.peak_rss_bytes if peak is not None), default=None)),
-            _mb(max(s.baseline_rss_bytes, default=None)),
+            _mb(s.peak_bytes),
+            _mb(s.baseline_bytes),
         ]
         for s, growth in grown
     ]
@@ -209,24 +213,42 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
 def _method(profile: Profile) -> str:
     s = profile.settings
     threads = f"{s.threads} threads" if s.threads else "each runtime's own choice of threads"
+    in_turn = (
+        " Each artefact ran in a fresh process per round, all of them alive together and asked for one run at a "
+        "time in turn."
+        if s.interleaved
+        else ""
+    )
+    cooldown = f" {s.cooldown_ns / 1e9:g} s of rest before each round but the first." if s.cooldown_ns else ""
     said = (
         f"<p>{s.rounds} rounds of {s.repeat} timed runs per artefact, after one first run and {s.warmup} warm-up "
-        f"runs; {threads}. Each artefact ran in a fresh process per round, all of them alive together and asked "
-        "for one run at a time in turn.</p>"
+        f"runs; {threads}.{in_turn}{cooldown}</p>"
     )
-    host = profile.host
+    device = profile.device
+    first = next((one.before for s in profile.subjects for one in s.rounds), None)
+    last = next((s.rounds[-1].after for s in reversed(profile.subjects) if s.rounds), None)
     machine = {
-        "CPU": host.cpu_model or host.architecture,
-        "cores, physical": host.cores_physical,
-        "cores, logical": host.cores_logical,
-        "cores, allowed": host.cores_available,
-        "memory": f"{host.ram_bytes / 1e9:.1f} GB" if host.ram_bytes else None,
-        "system": host.os,
-        "Python": host.python,
-        "load average at the start": host.load_average_1min,
+        "device": device.model,
+        "chip": device.soc,
+        "architecture": device.architecture,
+        "cores": device.cores,
+        "cores, allowed": device.cores_available,
+        "memory": f"{device.ram_bytes / 1e9:.1f} GB" if device.ram_bytes else None,
+        "memory that the app may take, MB": _mb(device.memory_limit_bytes),
+        "system": _system(profile),
+        **profile.software,
+        "thermal state before and after": _before_after(first, last, "thermal"),
+        "low-power mode before and after": _before_after(first, last, "low_power_mode"),
+        "charging before and after": _before_after(first, last, "charging"),
+        "load average before and after": _before_after(first, last, "load_average_1min"),
     }
-    command = f"<h3>Command</h3><pre>{clean(profile.command)}</pre>"
+    command = f"<h3>Command</h3><pre>{clean(profile.command)}</pre>" if profile.command else ""
     return _section("How it was measured", said + _pairs(machine) + command)
+
+
+def _before_after(before: Conditions | None, after: Conditions | None, name: str) -> str | None:
+    values = [getattr(one, name) if one else None for one in (before, after)]
+    return None if values == [None, None] else ", ".join(_value(value) for value in values)
 
 
 def _origin(profile: Profile) -> str:
@@ -237,7 +259,7 @@ def _origin(profile: Profile) -> str:
     ]
     hashes = _table(
         ["artefact", "SHA-256"],
-        [[f"{s.label} ({s.artifact})", s.sha256] for s in profile.subjects],
+        [[f"{s.label} ({s.artifact})" if s.artifact else s.label, s.sha256] for s in profile.subjects],
         text_columns=2,
     )
     return _section("Where the models came from", "".join(parts) + hashes)
