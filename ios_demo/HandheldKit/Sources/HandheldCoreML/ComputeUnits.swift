@@ -6,15 +6,15 @@
         /// As profiles name what was asked for.
         public var profileName: String {
             switch self {
-            case .cpuOnly: return "cpu"
-            case .cpuAndGPU: return "cpu+gpu"
-            case .cpuAndNeuralEngine: return "cpu+npu"
+            case .cpuOnly: return "cpuOnly"
+            case .cpuAndGPU: return "cpuAndGPU"
+            case .cpuAndNeuralEngine: return "cpuAndNeuralEngine"
             default: return "all"
             }
         }
     }
 
-    /// How many of a compiled model's operations Core ML plans to run where: "cpu", "gpu" and "npu".
+    /// How many of a compiled model's operations Core ML plans to run where: "cpu", "gpu" and "ane".
     ///
     /// This is Core ML's plan under `configuration`, which is the closest that the system tells to what was used; nil before
     /// iOS 17.4 and for models that are no ML program.
@@ -45,7 +45,7 @@
             switch self {
             case .cpu: return "cpu"
             case .gpu: return "gpu"
-            case .neuralEngine: return "npu"
+            case .neuralEngine: return "ane"
             @unknown default: return "other"
             }
         }

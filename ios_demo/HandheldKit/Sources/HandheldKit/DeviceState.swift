@@ -7,44 +7,45 @@ import Foundation
 /// What bears on a measurement and changes while one runs. Nil where the system does not tell.
 public struct DeviceState: Equatable, Sendable {
     public enum Thermal: String, CaseIterable, Sendable {
-        case nominal, fair, serious, critical
+        /// Apple's words.
+        case nominal, fair, serious
+        /// Both systems' word.
+        case critical
+        /// Android's words.
+        case none, light, moderate, severe, emergency, shutdown
     }
 
-    public let thermal: Thermal?
-    public let lowPowerMode: Bool?
-    public let charging: Bool?
+    public var thermal: Thermal?
+    public var lowPowerMode: Bool?
+    /// On a cable, full or not.
+    public var charging: Bool?
+    /// 0 to 100.
+    public var batteryPercent: Int?
+    public var loadAverage1min: Double?
 
-    public init(thermal: Thermal?, lowPowerMode: Bool?, charging: Bool?) {
-        self.thermal = thermal
-        self.lowPowerMode = lowPowerMode
-        self.charging = charging
+    /// The state now. On iOS, `UIDevice.isBatteryMonitoringEnabled` must be on for the battery to be known.
+    @MainActor public static var now: DeviceState {
+        var state = DeviceState()
+        #if canImport(Darwin)
+            state.thermal = Thermal(ProcessInfo.processInfo.thermalState)
+            state.lowPowerMode = ProcessInfo.processInfo.isLowPowerModeEnabled
+        #endif
+        #if canImport(UIKit)
+            let device = UIDevice.current
+            switch device.batteryState {
+            case .charging, .full: state.charging = true
+            case .unplugged: state.charging = false
+            default: break
+            }
+            if device.batteryLevel >= 0 { state.batteryPercent = Int((100 * device.batteryLevel).rounded()) }
+        #endif
+        return state
     }
-
-    #if canImport(Darwin)
-        /// The state now. On iOS, `UIDevice.isBatteryMonitoringEnabled` must be on for `charging` to be known.
-        @MainActor public static var now: DeviceState {
-            let process = ProcessInfo.processInfo
-            return DeviceState(
-                thermal: Thermal(process.thermalState), lowPowerMode: process.isLowPowerModeEnabled, charging: isCharging)
-        }
-
-        @MainActor private static var isCharging: Bool? {
-            #if canImport(UIKit)
-                switch UIDevice.current.batteryState {
-                case .charging, .full: return true
-                case .unplugged: return false
-                default: return nil
-                }
-            #else
-                return nil
-            #endif
-        }
-    #endif
 }
 
 #if canImport(Darwin)
     extension DeviceState.Thermal {
-        init?(_ state: ProcessInfo.ThermalState) {
+        fileprivate init?(_ state: ProcessInfo.ThermalState) {
             switch state {
             case .nominal: self = .nominal
             case .fair: self = .fair

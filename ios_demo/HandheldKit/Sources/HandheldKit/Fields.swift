@@ -15,20 +15,23 @@ struct Field {
     let place: String
     let faults: Faults
 
-    /// An object's fields; a key that is not among `keys` is a fault, and so is one that is missing.
-    func object(_ keys: String...) -> [String: Field] {
-        guard case .object(let members)? = json else {
+    /// An object's fields by key; a key that is not among `keys` is a fault, and so is one that is missing.
+    func object(_ keys: String...) -> (String) -> Field {
+        if case .object(let members)? = json {
+            for member in members where !keys.contains(member.key) { faults.add(path(member.key), "unknown key") }
+            for key in keys where json?[key] == nil { faults.add(path(key), "missing") }
+        } else {
             wanted("an object")
-            return [:]
         }
-        for member in members where !keys.contains(member.key) { faults.add(path(member.key), "unknown key") }
-        var fields: [String: Field] = [:]
-        for key in keys {
-            let value = json?[key]
-            if value == nil { faults.add(path(key), "missing") }
-            fields[key] = Field(json: value, place: path(key), faults: faults)
-        }
-        return fields
+        return { Field(json: json?[$0], place: path($0), faults: faults) }
+    }
+
+    /// An object with any keys.
+    func map<T>(_ read: (Field) -> T) -> [String: T] {
+        guard case .object(let members)? = json else { return wanted("an object", [:]) }
+        return Dictionary(uniqueKeysWithValues: members.map {
+            ($0.key, read(Field(json: $0.value, place: path($0.key), faults: faults)))
+        })
     }
 
     func list<T>(least: Int = 0, _ read: (Field) -> T) -> [T] {

@@ -33,6 +33,52 @@ public indirect enum JSON: Equatable, Sendable {
         return try parser.document()
     }
 
+    /// As text, indented by one space a level like the profiles that `handheld` writes. Numbers keep their value.
+    public var text: String {
+        var text = ""
+        write(to: &text, indent: "\n")
+        return text
+    }
+
+    private func write(to text: inout String, indent: String) {
+        switch self {
+        case .null: text += "null"
+        case .bool(let value): text += value ? "true" : "false"
+        case .integer(let value): text += "\(value)"
+        case .number(let value): text += "\(value)"
+        case .string(let value): text += Self.quoted(value)
+        case .array(let items):
+            let deeper = indent + " "
+            for (place, item) in items.enumerated() {
+                text += (place == 0 ? "[" : ",") + deeper
+                item.write(to: &text, indent: deeper)
+            }
+            text += items.isEmpty ? "[]" : indent + "]"
+        case .object(let members):
+            let deeper = indent + " "
+            for (place, member) in members.enumerated() {
+                text += (place == 0 ? "{" : ",") + deeper + Self.quoted(member.key) + ": "
+                member.value.write(to: &text, indent: deeper)
+            }
+            text += members.isEmpty ? "{}" : indent + "}"
+        }
+    }
+
+    private static func quoted(_ text: String) -> String {
+        var quoted = "\""
+        for scalar in text.unicodeScalars {
+            switch scalar {
+            case "\"": quoted += "\\\""
+            case "\\": quoted += "\\\\"
+            case "\u{0}"..<" ":
+                let digits = String(scalar.value, radix: 16)
+                quoted += "\\u" + String(repeating: "0", count: 4 - digits.count) + digits
+            default: quoted.unicodeScalars.append(scalar)
+            }
+        }
+        return quoted + "\""
+    }
+
     /// The value of a key, nil where this is no object or has no such key.
     public subscript(_ key: String) -> JSON? {
         guard case .object(let members) = self else { return nil }

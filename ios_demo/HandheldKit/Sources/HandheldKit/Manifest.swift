@@ -118,16 +118,14 @@ public struct Manifest: Equatable, Sendable {
         let f = field.object(
             "format_version", "kind", "name", "created_utc", "provenance", "versions", "inputs", "outputs", "golden",
             "artifacts")
-        let faults = field.faults
-        func at(_ key: String) -> Field { f[key] ?? Field(json: nil, place: key, faults: faults) }
-        name = at("name").text()
-        createdUTC = at("created_utc").text()
-        provenance = at("provenance").free()
-        versions = at("versions").free()
-        inputs = at("inputs").list(least: 1, TensorSpec.init)
-        outputs = at("outputs").list(least: 1, TensorSpec.init)
-        golden = Golden(at("golden"))
-        artifacts = at("artifacts").list(least: 1, Artifact.init)
+        name = f("name").text()
+        createdUTC = f("created_utc").text()
+        provenance = f("provenance").free()
+        versions = f("versions").free()
+        inputs = f("inputs").list(least: 1, TensorSpec.init)
+        outputs = f("outputs").list(least: 1, TensorSpec.init)
+        golden = Golden(f("golden"))
+        artifacts = f("artifacts").list(least: 1, Artifact.init)
     }
 
     /// Faults between fields that are each well formed.
@@ -175,45 +173,45 @@ private func isSlug(_ character: Character) -> Bool {
 extension Manifest.TensorSpec {
     fileprivate init(_ field: Field) {
         let f = field.object("name", "shape", "dtype", "layout", "range", "description")
-        name = f["name"]?.text(of: isWord, "letters, digits and underscores") ?? ""
-        shape = f["shape"].map(HandheldKit.shape) ?? []
-        dtype = f["dtype"]?.choice(Manifest.DType.self) ?? .float32
-        layout = f["layout"]?.choice(Manifest.Layout.self) ?? .ncthw
-        let bounds = f["range"]?.optional { $0.list(least: 2) { $0.number() } } ?? nil
+        name = f("name").text(of: isWord, "letters, digits and underscores")
+        shape = HandheldKit.shape(f("shape"))
+        dtype = f("dtype").choice(Manifest.DType.self) ?? .float32
+        layout = f("layout").choice(Manifest.Layout.self) ?? .ncthw
+        let bounds = f("range").optional { $0.list(least: 2) { $0.number() } }
         if let bounds, bounds.count != 2 || !(bounds[0] < bounds[1]) {
             field.faults.add("\(field.place).range", "wanted [lowest, highest]")
             range = nil
         } else {
             range = bounds.map { $0[0]...$0[1] }
         }
-        description = f["description"]?.text(empty: true) ?? ""
+        description = f("description").text(empty: true)
     }
 }
 
 extension Manifest.Golden {
     fileprivate init(_ field: Field) {
         let f = field.object("path", "sha256", "size_bytes")
-        path = f["path"]?.relativePath() ?? ""
-        sha256 = f["sha256"]?.sha256() ?? ""
-        sizeBytes = f["size_bytes"]?.integer() ?? 0
+        path = f("path").relativePath()
+        sha256 = f("sha256").sha256()
+        sizeBytes = f("size_bytes").integer()
     }
 }
 
 extension Manifest.Tolerance {
     fileprivate init(_ field: Field) {
         let f = field.object("max_abs", "reason", "min_psnr_db")
-        maxAbs = f["max_abs"]?.optional { $0.number(least: 0) } ?? nil
-        reason = f["reason"]?.text() ?? ""
-        minPSNRdB = f["min_psnr_db"]?.optional { $0.number() } ?? nil
+        maxAbs = f("max_abs").optional { $0.number(least: 0) }
+        reason = f("reason").text()
+        minPSNRdB = f("min_psnr_db").optional { $0.number() }
     }
 }
 
 extension Manifest.Method {
     fileprivate init(_ field: Field) {
         let f = field.object("name", "inputs", "outputs")
-        name = f["name"]?.text(of: isWord, "letters, digits and underscores") ?? ""
-        inputs = f["inputs"]?.list(least: 1, shape) ?? []
-        outputs = f["outputs"]?.list(least: 1, shape) ?? []
+        name = f("name").text(of: isWord, "letters, digits and underscores")
+        inputs = f("inputs").list(least: 1, shape)
+        outputs = f("outputs").list(least: 1, shape)
     }
 }
 
@@ -222,18 +220,17 @@ extension Manifest.Artifact {
         let f = field.object(
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
             "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds")
-        let missing = Field(json: nil, place: field.place, faults: field.faults)
-        name = f["name"]?.text() ?? ""
-        target = f["target"]?.text(of: isSlug, "lowercase letters, digits and single hyphens") ?? ""
-        runtime = f["runtime"]?.choice(Manifest.Runtime.self) ?? .coreml
-        path = f["path"]?.relativePath() ?? ""
-        precision = f["precision"]?.text(of: isSlug, "lowercase letters, digits and single hyphens") ?? ""
-        sha256 = f["sha256"]?.sha256() ?? ""
-        sizeBytes = f["size_bytes"]?.integer() ?? 0
-        tolerance = Manifest.Tolerance(f["tolerance"] ?? missing)
-        methods = f["methods"]?.list(least: 1, Manifest.Method.init) ?? []
-        inputDType = f["input_dtype"]?.choice(Manifest.DType.self) ?? .float32
-        outputDType = f["output_dtype"]?.choice(Manifest.DType.self) ?? .float32
-        settings = f["settings"]?.free() ?? .null
+        name = f("name").text()
+        target = f("target").text(of: isSlug, "lowercase letters, digits and single hyphens")
+        runtime = f("runtime").choice(Manifest.Runtime.self) ?? .coreml
+        path = f("path").relativePath()
+        precision = f("precision").text(of: isSlug, "lowercase letters, digits and single hyphens")
+        sha256 = f("sha256").sha256()
+        sizeBytes = f("size_bytes").integer()
+        tolerance = Manifest.Tolerance(f("tolerance"))
+        methods = f("methods").list(least: 1, Manifest.Method.init)
+        inputDType = f("input_dtype").choice(Manifest.DType.self) ?? .float32
+        outputDType = f("output_dtype").choice(Manifest.DType.self) ?? .float32
+        settings = f("settings").free()
     }
 }

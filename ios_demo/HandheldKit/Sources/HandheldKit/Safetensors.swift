@@ -59,9 +59,9 @@ public struct Safetensors: Sendable {
     ) throws -> (shape: [Int], offsets: Range<Int>) {
         let faults = Faults()
         let f = Field(json: member.value, place: member.key, faults: faults).object("dtype", "shape", "data_offsets")
-        let dtype = f["dtype"]?.text() ?? ""
-        let shape = f["shape"]?.list { $0.integer() } ?? []
-        let offsets = f["data_offsets"]?.list { $0.integer() } ?? []
+        let dtype = f("dtype").text()
+        let shape = f("shape").list { $0.integer() }
+        let offsets = f("data_offsets").list { $0.integer() }
         guard faults.lines.isEmpty else { throw refuse(faults.lines.joined(separator: "; ")) }
         guard dtype == "F32" else { throw refuse("\(member.key) is \(dtype); F32 is wanted") }
         guard offsets.count == 2, offsets[0] <= offsets[1], offsets[1] <= bytes else {

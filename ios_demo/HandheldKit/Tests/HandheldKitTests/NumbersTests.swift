@@ -38,14 +38,17 @@ final class NumbersTests: XCTestCase {
 
     func testParity() throws {
         let tolerance = Manifest.Tolerance(maxAbs: 0.1, minPSNRdB: nil, reason: "test")
-        let same = try Parity(of: [0, 1], against: [0, 1], range: -1...1, tolerance: tolerance)
-        XCTAssertEqual(same.psnrDB, .infinity)
-        XCTAssertTrue(same.passed)
-        let off = try Parity(of: [0.2, 1], against: [0, 1], range: -1...1, tolerance: tolerance)
-        XCTAssertEqual(off.psnrDB, 10 * log10(4 / 0.02), accuracy: 1e-4)
-        XCTAssertFalse(off.passed)
-        XCTAssertFalse(try Parity(of: [.nan, 1], against: [0, 1], range: nil, tolerance: tolerance).passed)
-        XCTAssertThrowsError(try Parity(of: [0], against: [0, 1], range: nil, tolerance: tolerance))
+        let same = try Parity(of: [0, 1], against: [0, 1], name: "y", range: -1...1)
+        XCTAssertEqual(same.figures?.psnrDB, .infinity)
+        XCTAssertNil(same.fault(tolerance))
+        let off = try Parity(of: [0.2, 1], against: [0, 1], name: "y", range: -1...1)
+        XCTAssertEqual(try XCTUnwrap(off.figures).psnrDB, 10 * log10(4 / 0.02), accuracy: 1e-4)
+        XCTAssertNotNil(off.fault(tolerance))
+        XCTAssertEqual(try Parity(of: [0, 1], against: [-1, 2], name: "y", range: nil).figures?.peak, 3)
+        for broken in [Float.nan, .infinity] {
+            XCTAssertNil(try Parity(of: [broken, 1], against: [0, 1], name: "y", range: nil).figures)
+        }
+        XCTAssertThrowsError(try Parity(of: [0], against: [0, 1], name: "y", range: nil))
     }
 
     func testClockAndMemory() throws {
