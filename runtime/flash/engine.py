@@ -110,13 +110,13 @@ class ModelOptions:
     """How a whole model computes; flash.h has the details of each field.
 
     session.budget_bytes limits all that the model holds: embedding, attention, head, key-value cache, neurons.
-    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open. prefetch: the
-    next layer's reads run under this layer's arithmetic.
+    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or all
+    positions that the model has if they are fewer. prefetch: the next layer's reads run under this layer's arithmetic.
     """
 
     session: SessionOptions
     mode: Mode = "exact"
-    context_tokens: int = 512
+    context_tokens: int = 0
     kv_dtype: Literal["fp32", "fp16"] = "fp32"
     prefetch: bool = True
 
@@ -142,11 +142,11 @@ class Model:
 
         After a FlashError the text is what it was before the call.
         """
-        return self._native.decode(_ids(tokens))
+        return self._native.decode(_tokens(tokens))
 
     def decode_all(self, tokens: Ids) -> np.ndarray:
         """Append tokens (n,) to the text; returns logits (n, vocab) fp32, a row for what follows each."""
-        return self._native.decode_all(_ids(tokens))
+        return self._native.decode_all(_tokens(tokens))
 
     def generate(self, prompt: Ids, max_tokens: int) -> Iterator[int]:
         """Append the prompt (n,), then yield the likeliest token at most `max_tokens` times.
@@ -154,7 +154,7 @@ class Model:
         Ends early after a token of the model's eos. The last token yielded is not part of the text yet: what is
         decoded next starts with it.
         """
-        tokens = _ids(prompt)
+        tokens = _tokens(prompt)
         for _ in range(max_tokens):
             tokens = self._native.generate(tokens, 1)
             yield int(tokens[0])
@@ -255,9 +255,15 @@ def _floats(x: np.ndarray) -> np.ndarray:
 
 
 def _ids(neurons: Ids | None) -> np.ndarray | None:
-    if neurons is None:
-        return None
-    ids = np.asarray(neurons)
-    if ids.size and (ids.min() < 0 or ids.max() > UNLIMITED):
-        raise ValueError("Ids of neurons are not negative and fit 32 bits.")
-    return np.ascontiguousarray(ids, dtype=np.uint32)
+    return None if neurons is None else _unsigned(neurons, "Ids of neurons")
+
+
+def _tokens(tokens: Ids) -> np.ndarray:
+    return _unsigned(tokens, "Tokens")
+
+
+def _unsigned(given: Ids, what: str) -> np.ndarray:
+    values = np.asarray(given)
+    if values.size and (values.min() < 0 or values.max() > UNLIMITED):
+        raise ValueError(f"{what} are not negative and fit 32 bits.")
+    return np.ascontiguousarray(values, dtype=np.uint32)

@@ -82,7 +82,7 @@ ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic
       layout_(layout),
       cancelled_(cancelled),
       buffers_(allocate_aligned<uint8_t>(size_t{threads} * chunk_bytes)) {
-  queue_.reserve(3);
+  queue_.reserve(4);  // a session's batches
   free_buffers_.reserve(threads);
   for (uint32_t i = 0; i < threads; ++i) free_buffers_.push_back(buffers_.get() + size_t{i} * chunk_bytes);
   workers_.reserve(threads);

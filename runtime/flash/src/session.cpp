@@ -14,9 +14,6 @@ constexpr uint8_t kIdle = 0;
 constexpr uint8_t kSelected = 1;
 constexpr uint8_t kLoading = 2;  // selected, and its row is being read
 
-// Less work than this is done sooner than a fork takes.
-constexpr size_t kForkBytes = 16 * 1024;
-
 Budget affordable_budget(const Pack& pack, const Options& options) {
   Budget budget(pack, options);
   budget.require(options.budget_bytes);
@@ -47,7 +44,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
     tables_.emplace_back(layout_.d_ff, capacity, layout_.bundle_stride, at);
     at += size_t{capacity} * layout_.bundle_stride;
   }
-  for (ReadBatch* batch : {&loads_, &streams_, &prefetches_}) {
+  for (ReadBatch* batch : {&loads_, streams_, ahead_, &prefetches_}) {
     batch->reserve(layout_.d_ff, budget_.policy, layout_.shape);
   }
   marks_.resize(layout_.d_ff);
@@ -62,6 +59,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
 
 Session::~Session() {
   cancel();
+  drop_ahead();
   if (prefetching_) reader_.drain(prefetches_);
 }
 
@@ -80,8 +78,13 @@ void Session::read_pinned() {
   peak_rows_ = row_count_;
 }
 
+void Session::require_not_cancelled() const {
+  if (cancelled_) fail(HH_FLASH_CANCELLED, "This was cancelled. hh_flash_session_resume or hh_flash_model_resume takes "
+                                           "that back.");
+}
+
 void Session::require_usable(uint32_t layer) const {
-  if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled. hh_flash_session_resume takes that back.");
+  require_not_cancelled();
   if (layer >= layout_.layer_count()) {
     fail(HH_FLASH_INVALID_ARGUMENT, "There is no layer " + std::to_string(layer) + ": the pack has " +
                                         std::to_string(layout_.layer_count()) + ".");
@@ -89,8 +92,10 @@ void Session::require_usable(uint32_t layer) const {
 }
 
 void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons,
-                           bool use_selector, float* y) {
+                           bool use_selector, float* y, uint32_t next) {
   require_usable(layer);
+  // Buffers that hold what nobody will ask for would be missing elsewhere.
+  if (mode == HH_FLASH_SELECTED || ahead_->layer() != layer) drop_ahead();
   if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
   x_ = x;
   begin_output();
@@ -98,7 +103,7 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
     mark(layer, x, neurons, use_selector);
     run_selected(layer);
   } else {
-    run_all(layer, mode == HH_FLASH_EXACT);
+    run_all(layer, mode == HH_FLASH_EXACT, next);
   }
   finish_output(layer, y);
   ++counters_.layers_computed;
@@ -164,17 +169,17 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
 void Session::run_selected(uint32_t layer) {
   Table& table = tables_[layer];
   admit_marked(layer, ++tokens_[layer], loads_);
-  streams_.begin(layer, nullptr);
-  for (const uint32_t position : overflow_) streams_.add({position, 0});
-  streams_.plan(layout_, budget_.policy);
+  streams_->begin(layer, nullptr);
+  for (const uint32_t position : overflow_) streams_->add({position, 0});
+  streams_->plan(layout_, budget_.policy);
   reader_.submit(loads_, Priority::kLoad);
-  reader_.submit(streams_, Priority::kStream);
+  reader_.submit(*streams_, Priority::kStream);
   try {
     load_and_compute(table);
     stream_and_compute(layer, false);
   } catch (...) {
     undo(loads_);
-    reader_.drain(streams_);
+    reader_.drain(*streams_);
     throw;
   }
 }
@@ -197,26 +202,20 @@ void Session::load_and_compute(Table& table) {
   compute(bundles_, nullptr);
 }
 
-void Session::run_all(uint32_t layer, bool exact) {
+void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
   Table& table = tables_[layer];
   const uint64_t token = ++tokens_[layer];
   const uint32_t resident = table.count();
+  begin_stream(layer);
+  if (next != kNoLayer && next != layer) stream_ahead(next);
   bundles_.clear();
   positions_.clear();
-  streams_.begin(layer, nullptr);
   for (uint32_t row = 0; row < resident; ++row) {
     bundles_.push_back(table.row(row));
     positions_.push_back(table.position_of(row));
   }
-  if (resident < layout_.d_ff) {
-    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
-      if (table.row_of(position) == Table::kNone) streams_.add({position, 0});
-    }
-  }
-  streams_.plan(layout_, budget_.policy);
   counters_.neurons_selected += layout_.d_ff;
   counters_.cache_hits += resident;
-  reader_.submit(streams_, Priority::kStream);
   try {
     if (exact) {
       const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
@@ -230,7 +229,7 @@ void Session::run_all(uint32_t layer, bool exact) {
     }
     stream_and_compute(layer, exact);
   } catch (...) {
-    reader_.drain(streams_);
+    reader_.drain(*streams_);
     throw;
   }
   if (exact) {
@@ -240,20 +239,60 @@ void Session::run_all(uint32_t layer, bool exact) {
   }
 }
 
+void Session::plan_stream(uint32_t layer, ReadBatch& batch) {
+  const Stopwatch stopwatch(counters_.table_ns);
+  const Table& table = tables_[layer];
+  batch.begin(layer, nullptr);
+  if (table.count() < layout_.d_ff) {
+    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+      if (table.row_of(position) == Table::kNone) batch.add({position, 0});
+    }
+  }
+  batch.plan(layout_, budget_.policy);
+}
+
+// What is not resident, unless it is being read already.
+void Session::begin_stream(uint32_t layer) {
+  if (streaming_ahead_) {
+    streaming_ahead_ = false;
+    std::swap(streams_, ahead_);
+    return;
+  }
+  plan_stream(layer, *streams_);
+  reader_.submit(*streams_, Priority::kStream);
+}
+
+// A layer's table changes only when that layer is computed, so what it will stream is known. It is read after what is
+// streamed now, which therefore never waits for the buffers that it holds.
+void Session::stream_ahead(uint32_t layer) {
+  // A prefetch that fails takes its rows back, and the plan would lack them.
+  if (prefetching_ && prefetches_.layer() == layer) return;
+  plan_stream(layer, *ahead_);
+  counters_.prefetched += ahead_->pieces().size();
+  streaming_ahead_ = true;
+  reader_.submit(*ahead_, Priority::kPrefetch);
+}
+
+void Session::drop_ahead() {
+  if (!streaming_ahead_) return;
+  streaming_ahead_ = false;
+  reader_.drain(*ahead_);
+}
+
 // Half of the buffers are computed from while the other half is read into; always the same number, so that the order
 // of additions, and with it the result, does not depend on timing.
 void Session::stream_and_compute(uint32_t layer, bool exact) {
   const size_t step = std::max<size_t>(1, reader_.threads() / 2);
-  const size_t jobs = streams_.jobs().size();
+  const size_t jobs = streams_->jobs().size();
   for (size_t first = 0; first < jobs; first += step) {
     const size_t last = std::min(jobs, first + step);
     bundles_.clear();
     positions_.clear();
     for (size_t j = first; j < last; ++j) {
       const Stopwatch stopwatch(counters_.wait_ns);
-      const uint8_t* buffer = reader_.wait_for_job(streams_, j);
-      const ReadJob& job = streams_.jobs()[j];
-      for (const Piece& piece : streams_.pieces().subspan(job.first, job.count)) {
+      const uint8_t* buffer = reader_.wait_for_job(*streams_, j);
+      const ReadJob& job = streams_->jobs()[j];
+      for (const Piece& piece : streams_->pieces().subspan(job.first, job.count)) {
         bundles_.push_back(buffer + (layout_.bundle_offset(layer, piece.position) - job.offset));
         positions_.push_back(piece.position);
       }
@@ -267,7 +306,7 @@ void Session::stream_and_compute(uint32_t layer, bool exact) {
     } else {
       compute(bundles_, nullptr);
     }
-    for (size_t j = first; j < last; ++j) reader_.release(streams_, j);
+    for (size_t j = first; j < last; ++j) reader_.release(*streams_, j);
   }
 }
 
@@ -334,6 +373,7 @@ void Session::finish_output(uint32_t layer, float* y) {
 
 void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
   require_usable(layer);
+  drop_ahead();
   if (prefetching_) finish_prefetch();
   mark(layer, x, neurons, use_selector);
   admit_marked(layer, tokens_[layer] + 1, prefetches_);
@@ -385,7 +425,14 @@ void Session::put_id(uint32_t layer, uint32_t position, size_t index, Span<uint3
   if (index < ids.size()) ids[index] = pack_->layer(layer).id(position);
 }
 
+// Reads that the cancellation ended are not to fail what comes now.
+void Session::resume() {
+  drop_ahead();
+  cancelled_ = false;
+}
+
 void Session::reset() {
+  drop_ahead();
   if (prefetching_) {
     prefetching_ = false;
     undo(prefetches_);

@@ -241,7 +241,8 @@ HH_FLASH_API hh_flash_status hh_flash_session_stats(hh_flash_session* session, h
 typedef struct hh_flash_model_options {
   uint32_t struct_bytes;   /* set by hh_flash_model_options_init */
   uint32_t mode;           /* hh_flash_mode of every feed-forward layer; default HH_FLASH_EXACT */
-  uint32_t context_tokens; /* room of the key-value cache, allocated at open; default 512 */
+  uint32_t context_tokens; /* room of the key-value cache, allocated at open; 0 (default): 512, or all positions that
+                              the model has if they are fewer */
   uint32_t kv_dtype;       /* of the key-value cache: HH_FLASH_FP32 (default) or HH_FLASH_FP16, half of the bytes */
   uint32_t prefetch;       /* 1 (default): the next layer's reads run under this layer's arithmetic. Dense and exact
                               mode read what they will need; selected mode what the selector expects */
@@ -308,7 +309,7 @@ HH_FLASH_API hh_flash_status hh_flash_model_decode(hh_flash_model* model, const 
 HH_FLASH_API hh_flash_status hh_flash_model_decode_all(hh_flash_model* model, const uint32_t* tokens, size_t count,
                                                        float* logits);
 
-/* Appends prompt[count], then the likeliest token, at most `max_new` times; ends early after a token of the model's
+/* Appends prompt[count], then the likeliest token, at most `max_new` times, which is 1 or more; ends early after a token of the model's
  * eos, or when the callback says so. The last token given to the callback is not part of the text yet: a following
  * call starts with it. `callback` may not be NULL; `user` is passed to it. After a failure the text is the prompt and
  * the tokens given to the callback but the last, or, when there was none, what it was before the call. */
