@@ -84,6 +84,25 @@ struct Field {
         return value
     }
 
+    /// `2026-11-23T18:00:00Z`.
+    func utcTime() -> String {
+        let pattern = "dddd-dd-ddTdd:dd:ddZ"
+        guard case .string(let text)? = json, text.count == pattern.count,
+            zip(text, pattern).allSatisfy({ $1 == "d" ? $0.isASCII && $0.isNumber : $0 == $1 })
+        else { return wanted("a UTC time such as 2026-11-23T18:00:00Z", "") }
+        return text
+    }
+
+    /// Lowercase letters and digits with single hyphens between them.
+    func slug() -> String {
+        guard case .string(let text)? = json,
+            text.split(separator: "-", omittingEmptySubsequences: false).allSatisfy({ part in
+                !part.isEmpty && part.utf8.allSatisfy { (97...122).contains($0) || (48...57).contains($0) }
+            })
+        else { return wanted("lowercase letters, digits and single hyphens", "") }
+        return text
+    }
+
     func sha256() -> String {
         let text = text(of: { $0.isASCII && $0.isHexDigit && !$0.isUppercase }, "a SHA-256 in lowercase hex digits")
         return text.count == 64 || text.isEmpty ? text : wanted("a SHA-256 in 64 lowercase hex digits", "")

@@ -75,7 +75,7 @@ public struct Manifest: Equatable, Sendable {
     public let name: String
     public let createdUTC: String
     public let provenance: JSON
-    public let versions: JSON
+    public let versions: [String: String]
     public let inputs: [TensorSpec]
     public let outputs: [TensorSpec]
     public let golden: Golden
@@ -84,6 +84,9 @@ public struct Manifest: Equatable, Sendable {
     /// Parses the text of a manifest. Throws `BundleError`: `.version` for another format version, `.malformed`
     /// with every fault at once otherwise, `.escapes` where the only faults are paths that leave the bundle.
     public init(parsing bytes: [UInt8], source: String) throws {
+        guard String(validatingUTF8Bytes: bytes) != nil else {
+            throw BundleError(.malformed, "\(source) is not UTF-8 text. Fetch or export the bundle again.")
+        }
         let json: JSON
         do {
             json = try JSON.parse(bytes)
@@ -119,9 +122,9 @@ public struct Manifest: Equatable, Sendable {
             "format_version", "kind", "name", "created_utc", "provenance", "versions", "inputs", "outputs", "golden",
             "artifacts")
         name = f("name").text()
-        createdUTC = f("created_utc").text()
+        createdUTC = f("created_utc").utcTime()
         provenance = f("provenance").free()
-        versions = f("versions").free()
+        versions = f("versions").map { $0.text() }
         inputs = f("inputs").list(least: 1, TensorSpec.init)
         outputs = f("outputs").list(least: 1, TensorSpec.init)
         golden = Golden(f("golden"))
@@ -139,15 +142,26 @@ public struct Manifest: Equatable, Sendable {
         for outer in paths {
             for inner in paths where inner.hasPrefix(outer + "/") { faults.add("path", "\(inner) lies inside \(outer)") }
         }
-        for artifact in artifacts {
-            if artifact.tolerance.maxAbs == nil && artifact.tolerance.minPSNRdB == nil {
-                faults.add(artifact.name, "no tolerance: nothing would be checked")
+        for (index, artifact) in artifacts.enumerated() { disagreements(artifact, "artifacts[\(index)]", faults) }
+    }
+
+    private func disagreements(_ artifact: Artifact, _ place: String, _ faults: Faults) {
+        if artifact.tolerance.maxAbs == nil && artifact.tolerance.minPSNRdB == nil {
+            faults.add("\(place).tolerance", "max_abs and min_psnr_db are both null: nothing would be checked")
+        }
+        repeated("\(place).methods: name", artifact.methods.map(\.name), faults)
+        repeated("\(place).methods: inputs", artifact.methods.map { "\($0.inputs)" }, faults)
+        let ranks = [inputs, outputs].map { $0.map(\.shape.count) }
+        for (index, method) in artifact.methods.enumerated() {
+            if index == 0 && (method.inputs != inputs.map(\.shape) || method.outputs != outputs.map(\.shape)) {
+                faults.add("\(place).methods[0]", "its shapes are not those of the bundle's inputs and outputs")
+            } else if [method.inputs, method.outputs].map({ $0.map(\.count) }) != ranks {
+                faults.add(
+                    "\(place).methods[\(index)]", "shapes of other tensors than the bundle's inputs and outputs")
             }
-            repeated("\(artifact.name): method", artifact.methods.map(\.name), faults)
-            let first = artifact.methods.first
-            if first?.inputs != inputs.map(\.shape) || first?.outputs != outputs.map(\.shape) {
-                faults.add(artifact.name, "its first shapes are not those of the bundle's inputs and outputs")
-            }
+        }
+        if artifact.methods.dropFirst() != artifacts[0].methods.dropFirst() {
+            faults.add("\(place).methods", "after the first, not the same as those of artifacts[0]")
         }
     }
 }
@@ -164,10 +178,6 @@ private func shape(_ field: Field) -> [Int] {
 
 private func isWord(_ character: Character) -> Bool {
     character.isLetter || character.isNumber || character == "_"
-}
-
-private func isSlug(_ character: Character) -> Bool {
-    character.isASCII && (character.isLowercase || character.isNumber || character == "-")
 }
 
 extension Manifest.TensorSpec {
@@ -221,10 +231,10 @@ extension Manifest.Artifact {
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
             "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds")
         name = f("name").text()
-        target = f("target").text(of: isSlug, "lowercase letters, digits and single hyphens")
+        target = f("target").slug()
         runtime = f("runtime").choice(Manifest.Runtime.self) ?? .coreml
         path = f("path").relativePath()
-        precision = f("precision").text(of: isSlug, "lowercase letters, digits and single hyphens")
+        precision = f("precision").slug()
         sha256 = f("sha256").sha256()
         sizeBytes = f("size_bytes").integer()
         tolerance = Manifest.Tolerance(f("tolerance"))
@@ -232,5 +242,28 @@ extension Manifest.Artifact {
         inputDType = f("input_dtype").choice(Manifest.DType.self) ?? .float32
         outputDType = f("output_dtype").choice(Manifest.DType.self) ?? .float32
         settings = f("settings").free()
+        // What only people and tools read, but not what anyone may write there.
+        _ = f("rewrites").list(Self.checkRewrite)
+        _ = f("delegation").optional { $0.free() }
+        _ = f("lowering_seconds").optional { $0.number(least: 0) }
+    }
+
+    private static func checkRewrite(_ field: Field) {
+        let f = field.object("name", "applied", "refused", "selected")
+        _ = f("name").text()
+        _ = f("applied").integer()
+        _ = f("refused").list { refusal in
+            let f = refusal.object("node", "module", "reason")
+            _ = (f("node").text(), f("module").text(empty: true), f("reason").text())
+        }
+        _ = f("selected").list { selection in
+            let f = selection.object("node", "module", "options")
+            _ = (f("node").text(), f("module").text(empty: true))
+            _ = f("options").list(least: 1) { option in
+                let f = option.object("rewrite", "relative_cost", "weight_bytes", "refused")
+                _ = (f("rewrite").text(), f("relative_cost").optional { $0.number(least: 0) })
+                _ = (f("weight_bytes").optional { $0.integer() }, f("refused").optional { $0.text() })
+            }
+        }
     }
 }

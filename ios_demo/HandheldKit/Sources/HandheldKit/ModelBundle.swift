@@ -42,17 +42,31 @@ public struct ModelBundle: Sendable {
         try check(artifact.path, artifact.sizeBytes, artifact.sha256)
     }
 
-    /// Golden inputs and outputs by name, such as `input.latents`; the file is hashed first.
-    public func golden() throws -> Safetensors {
+    /// The shapes of every artefact, as `golden` takes them: nil is the first.
+    public var shapes: [String?] {
+        [nil] + manifest.artifacts[0].methods.dropFirst().map(\.name)
+    }
+
+    /// Golden inputs and outputs, named `input.latents`, or `input.latents.NAME` for a further shape; the file is hashed
+    /// first. Throws `.missing`, `.altered`, or `.tensors` for one that does not hold what the manifest says.
+    public func golden(method: String? = nil) throws -> Safetensors {
         let golden = manifest.golden
+        let methods = manifest.artifacts[0].methods
+        guard let shape = method.map({ name in methods.dropFirst().first { $0.name == name } }) ?? methods[0] else {
+            throw BundleError(.tensors, "\(folder.lastPathComponent) has no shape \(method ?? "").")
+        }
         try check(golden.path, golden.sizeBytes, golden.sha256)
         let tensors = try Safetensors(contentsOf: try locate(golden.path), name: golden.path)
-        for (prefix, specs) in [("input", manifest.inputs), ("output", manifest.outputs)] {
-            for spec in specs {
-                let name = "\(prefix).\(spec.name)"
-                guard tensors.shapes[name] == spec.shape else {
+        let suffix = method.map { ".\($0)" } ?? ""
+        for (side, specs, shapes) in [("input", manifest.inputs, shape.inputs), ("output", manifest.outputs, shape.outputs)] {
+            for (spec, shape) in zip(specs, shapes) {
+                let name = "\(side).\(spec.name)\(suffix)"
+                guard tensors.shapes[name] == shape else {
                     throw BundleError(
-                        .tensors, "\(golden.path) holds no \(name) of shape \(spec.shape). Export the bundle again.")
+                        .tensors, "\(golden.path): no \(name) of shape \(shape). Export the bundle again.")
+                }
+                guard tensors.floats(name)?.allSatisfy(\.isFinite) == true else {
+                    throw BundleError(.tensors, "\(golden.path): \(name) holds NaN or infinity. Export the bundle again.")
                 }
             }
         }

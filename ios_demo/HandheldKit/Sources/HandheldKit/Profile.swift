@@ -66,7 +66,7 @@ public struct Profile: Equatable, Sendable {
         public var name: String
         public var createdUTC: String
         public var provenance: JSON
-        public var versions: JSON
+        public var versions: [String: String]
 
         public init(_ manifest: Manifest) {
             name = manifest.name

@@ -58,15 +58,6 @@ extension Field {
     fileprivate func shapes() -> [[Int]]? {
         optional { $0.list(least: 1) { $0.list(least: 1) { $0.integer(least: 1) } } }
     }
-
-    fileprivate func utcTime() -> String {
-        let text = text()
-        let pattern = Array("dddd-dd-ddTdd:dd:ddZ")
-        let fits = text.count == pattern.count
-            && zip(text, pattern).allSatisfy { $1 == "d" ? $0.isASCII && $0.isNumber : $0 == $1 }
-        if !fits && !text.isEmpty { faults.add(place, "wanted a UTC time such as 2026-11-23T18:00:00Z") }
-        return text
-    }
 }
 
 extension Profile.Settings {
@@ -107,7 +98,7 @@ extension Profile.Origin {
         name = f("name").text()
         createdUTC = f("created_utc").text()
         provenance = f("provenance").free()
-        versions = f("versions").free()
+        versions = f("versions").map { $0.text() }
     }
 }
 

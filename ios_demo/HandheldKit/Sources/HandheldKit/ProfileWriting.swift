@@ -5,7 +5,7 @@ extension Profile {
             .init("schema_version", .integer(Self.schemaVersion)),
             .init("created_utc", .string(createdUTC)),
             .init("command", value(command)),
-            .init("software", .object(software.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) })),
+            .init("software", value(software)),
             .init("settings", settings.json),
             .init("device", device.json),
             .init("bundles", .array(bundles.map(\.json))),
@@ -18,6 +18,9 @@ private func value(_ text: String?) -> JSON { text.map { .string($0) } ?? .null 
 private func value(_ number: Int?) -> JSON { number.map { .integer(Int64($0)) } ?? .null }
 private func value(_ number: Double?) -> JSON { number.map { .number($0) } ?? .null }
 private func value(_ flag: Bool?) -> JSON { flag.map { .bool($0) } ?? .null }
+private func value(_ names: [String: String]) -> JSON {
+    .object(names.sorted { $0.key < $1.key }.map { .init($0.key, .string($0.value)) })
+}
 private func value(_ shapes: [[Int]]?) -> JSON {
     shapes.map { .array($0.map { .array($0.map { value($0) }) }) } ?? .null
 }
@@ -60,7 +63,7 @@ extension Profile.Origin {
             .init("name", .string(name)),
             .init("created_utc", .string(createdUTC)),
             .init("provenance", provenance),
-            .init("versions", versions),
+            .init("versions", value(versions)),
         ])
     }
 }

@@ -36,6 +36,13 @@ public struct Safetensors: Sendable {
             shapes[member.key] = entry.shape
             ranges[member.key] = start + entry.offsets.lowerBound..<start + entry.offsets.upperBound
         }
+        // The format allows neither holes nor overlaps, in which something could hide.
+        var end = start
+        for range in ranges.values.sorted(by: { ($0.lowerBound, $0.upperBound) < ($1.lowerBound, $1.upperBound) }) {
+            guard range.lowerBound == end else { throw refuse("its tensors do not lie one after the other") }
+            end = range.upperBound
+        }
+        guard end == data.count else { throw refuse("its tensors end before the file") }
         self.shapes = shapes
         self.ranges = ranges
         self.data = data
