@@ -31,8 +31,8 @@ struct BundleView: View {
             }
             if let parity = player.parity {
                 Section("Parity with the golden frames") {
-                    LabeledContent(parity.passed ? "Passed" : "Failed", value: String(format: "%.1f dB", parity.psnrDB))
-                    LabeledContent("Largest error", value: String(format: "%.2g", parity.maxAbsError))
+                    LabeledContent(parity.fault == nil ? "Passed" : "Failed", value: parity.decibels)
+                    LabeledContent("Largest error", value: parity.largestError)
                     if let fault = parity.fault { Text(fault).foregroundStyle(.red) }
                 }
             }

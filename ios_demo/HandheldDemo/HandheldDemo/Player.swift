@@ -5,12 +5,12 @@ import HandheldCoreML
 import HandheldKit
 import SwiftUI
 
-/// Decodes a bundle's golden latents over and over, and keeps what a profile needs.
+/// Measures a bundle's decoder on its golden latents, and keeps what the screen shows of that.
 @MainActor
 final class Player: ObservableObject {
     @Published private(set) var images: [CGImage] = []
     @Published private(set) var latest: LiveMeter.Decoding?
-    @Published private(set) var parity: Parity?
+    @Published private(set) var parity: Verdict?
     @Published private(set) var profileFile: URL?
     @Published private(set) var message: String?
     @Published private(set) var isRunning = false
@@ -51,17 +51,29 @@ final class Player: ObservableObject {
         guard let artifact = bundle.manifest.artifacts.first(where: { $0.runtime == .coreml }) else {
             throw BundleError(.missing, "\(name) holds no Core ML model. Export it with `--target ios`.")
         }
-        let decoder = try await VideoDecoder(bundle, artifact, computeUnits: computeUnits)
-        let golden = try bundle.golden()
-        let input = bundle.manifest.inputs[0], output = bundle.manifest.outputs[0]
-        guard let latents = golden.floats("input.\(input.name)"), let wanted = golden.floats("output.\(output.name)")
-        else { throw BundleError(.tensors, "\(name) holds no golden tensors.") }
-        while !Task.isCancelled {
-            let (values, nanoseconds) = try await decoder.decode(latents, shape: input.shape)
-            latest = .init(nanoseconds: nanoseconds, frames: output.shape[2])
-            guard images.isEmpty else { continue }
-            images = try Frames(values, shape: output.shape).images()
-            parity = try Parity(of: values, against: wanted, range: output.range, tolerance: artifact.tolerance)
+        var measurement = Measurement()
+        measurement.computeUnits = computeUnits
+        let profile = try await measurement.profile(bundle, artifact) { run in
+            self.latest = .init(nanoseconds: run.nanoseconds, frames: run.shape[2])
+            if self.images.isEmpty { self.images = (try? Frames(run.frames, shape: run.shape).images()) ?? [] }
         }
+        message = profile.subjects[0].error
+        parity = profile.subjects[0].parity?.first.map { Verdict($0, artifact.tolerance) }
+        let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(name).profile.json")
+        try profile.write(to: file)
+        profileFile = file
+    }
+}
+
+/// A parity check as a person reads it.
+struct Verdict {
+    let decibels: String
+    let largestError: String
+    let fault: String?
+
+    init(_ parity: Parity, _ tolerance: Manifest.Tolerance) {
+        decibels = parity.figures.map { String(format: "%.1f dB", $0.psnrDB) } ?? "–"
+        largestError = parity.figures.map { String(format: "%.2g", $0.maxAbsError) } ?? "–"
+        fault = parity.fault(tolerance)
     }
 }

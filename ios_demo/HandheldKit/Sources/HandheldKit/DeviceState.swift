@@ -23,6 +23,8 @@ public struct DeviceState: Equatable, Sendable {
     public var batteryPercent: Int?
     public var loadAverage1min: Double?
 
+    public init() {}
+
     /// The state now. On iOS, `UIDevice.isBatteryMonitoringEnabled` must be on for the battery to be known.
     @MainActor public static var now: DeviceState {
         var state = DeviceState()
