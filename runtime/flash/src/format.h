@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "row_format.h"
 #include "sha256.h"
 
 namespace handheld::flash {
@@ -23,14 +24,14 @@ constexpr uint32_t kMaxParts = 3;
 struct BundleShape {
   uint32_t d_model = 0;
   hh_flash_dtype dtype = HH_FLASH_FP16;
-  uint32_t group_size = 0;  // weights per scale; 0 for fp16
+  uint32_t group_size = 0;  // weights per scale; 0 where there are none
   hh_flash_activation activation = HH_FLASH_RELU;
   bool gated = false;
   bool up_bias = false;
 
   uint32_t parts() const { return gated ? 3 : 2; }
-  uint32_t row_bytes() const;   // the weights of one part
-  uint32_t part_bytes() const;  // with their scales
+  RowFormat row() const { return {dtype, d_model, group_size}; }
+  uint32_t part_bytes() const { return row().part_bytes(); }
   uint32_t gate_offset() const { return 0; }
   uint32_t up_offset() const { return gated ? part_bytes() : 0; }
   uint32_t down_offset() const { return up_offset() + part_bytes(); }
