@@ -13,7 +13,7 @@ let package = Package(
         .target(name: "HandheldFlash", dependencies: ["CHandheldFlash", "HandheldKit"]),
         // Empty where Core ML cannot be imported.
         .target(name: "HandheldCoreML", dependencies: ["HandheldKit"]),
-        .testTarget(name: "HandheldKitTests", dependencies: ["HandheldKit"]),
+        .testTarget(name: "HandheldKitTests", dependencies: ["HandheldKit", "HandheldFlash"]),
     ],
     cxxLanguageStandard: .cxx17
 )

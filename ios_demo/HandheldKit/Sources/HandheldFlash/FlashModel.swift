@@ -16,17 +16,17 @@ public final class FlashModel: @unchecked Sendable {
 
     public struct Options: Sendable {
         public var mode: Mode
-        /// Tokens of prompt and answer together.
-        public var contextTokens: UInt32
+        /// Tokens of prompt and answer together; nil is 512, or all positions that the model has if they are fewer.
+        public var contextTokens: UInt32?
         public var computeThreads: UInt32
 
-        public init(mode: Mode = .exact, contextTokens: UInt32 = 512, computeThreads: UInt32 = 2) {
+        public init(mode: Mode = .exact, contextTokens: UInt32? = nil, computeThreads: UInt32 = 2) {
             self.mode = mode
             self.contextTokens = contextTokens
             self.computeThreads = computeThreads
         }
 
-        func native(budgetBytes: UInt64) -> hh_flash_model_options {
+        func native(_ info: hh_flash_model_info, budgetBytes: UInt64) -> hh_flash_model_options {
             var options = hh_flash_model_options()
             hh_flash_model_options_init(&options)
             switch mode {
@@ -34,7 +34,7 @@ public final class FlashModel: @unchecked Sendable {
             case .exact: options.mode = HH_FLASH_EXACT.rawValue
             case .selected: options.mode = HH_FLASH_SELECTED.rawValue
             }
-            options.context_tokens = contextTokens
+            options.context_tokens = contextTokens ?? min(options.context_tokens, info.max_positions)
             options.session.compute_threads = computeThreads
             options.session.budget_bytes = budgetBytes
             return options
@@ -57,7 +57,7 @@ public final class FlashModel: @unchecked Sendable {
 
     /// Throws `FlashError`; HH_FLASH_BUDGET, whose message names the smallest budget, where `budgetBytes` is below it.
     public init(_ pack: FlashPack, budgetBytes: UInt64, options: Options = Options()) throws {
-        var native = options.native(budgetBytes: budgetBytes)
+        var native = options.native(try pack.modelInfo(), budgetBytes: budgetBytes)
         var model: OpaquePointer?
         let (status, nanoseconds) = timed { hh_flash_model_open(pack.handle, &native, &model) }
         try FlashError.check(status)
@@ -86,10 +86,7 @@ public final class FlashModel: @unchecked Sendable {
 
     /// Scores of every token of the vocabulary to come after `tokens`, which are appended to the text.
     public func logits(_ tokens: [UInt32]) throws -> [Float] {
-        var info = hh_flash_model_info()
-        info.struct_bytes = UInt32(MemoryLayout<hh_flash_model_info>.size)
-        try FlashError.check(hh_flash_pack_model_info(pack.handle, &info))
-        var logits = [Float](repeating: 0, count: Int(info.vocab))
+        var logits = [Float](repeating: 0, count: Int(try pack.modelInfo().vocab))
         try FlashError.check(hh_flash_model_decode(handle, tokens, tokens.count, &logits))
         return logits
     }

@@ -35,8 +35,15 @@ public final class FlashPack: @unchecked Sendable {
     /// The smallest memory with which `options` open a model, in bytes.
     public func floor(_ options: FlashModel.Options) throws -> UInt64 {
         var bytes: UInt64 = 0
-        var native = options.native(budgetBytes: .max)
+        var native = options.native(try modelInfo(), budgetBytes: .max)
         try FlashError.check(hh_flash_model_floor(handle, &native, &bytes))
         return bytes
+    }
+
+    func modelInfo() throws -> hh_flash_model_info {
+        var info = hh_flash_model_info()
+        info.struct_bytes = UInt32(MemoryLayout<hh_flash_model_info>.size)
+        try FlashError.check(hh_flash_pack_model_info(handle, &info))
+        return info
     }
 }
