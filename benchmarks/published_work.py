@@ -100,7 +100,8 @@ def main() -> None:
     rows += [row(f"teacher {name}", 512, 512, rate, teacher(name)) for name, rate in TEACHER_ROWS]
     rows.append(row("teacher Video DC-AE", 512, 512, None, video_dc_ae()))
     source = "Turbo-VAED, arXiv 2508.09136: frames per second on an iPhone 16 Pro"
-    OUT.write_text(json.dumps({"source": source, "rows": rows}, indent=1) + "\n")
+    lines = ",\n".join(f"  {json.dumps(one)}" for one in rows)
+    OUT.write_text(f'{{\n "source": {json.dumps(source)},\n "rows": [\n{lines}\n ]\n}}\n')
 
 
 if __name__ == "__main__":
