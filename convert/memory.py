@@ -81,7 +81,7 @@ def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> lis
                 last[written[source]] = place
         if node.op in ("get_attr", "output"):
             continue
-        owner = written.get(node.args[0]) if _relabels(node) else None
+        owner = written.get(node.args[0]) if relabels(node) else None
         written[node] = owner or node
         if owner is None:
             first[node] = last[node] = place
@@ -111,7 +111,7 @@ def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> i
     """Bytes of activations that the ops of a graph read and write, each operand once per op."""
     total = 0
     for node in module.graph.nodes:
-        if node.op == "call_function" and not _relabels(node):
+        if node.op == "call_function" and not relabels(node):
             read = [n for n in node.all_input_nodes if n.op != "get_attr"]
             total += sum(size_bytes(n, dtype) for n in (*read, node))
     return total
@@ -134,7 +134,7 @@ def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
     return tensor.numel() * (dtype if tensor.dtype == torch.float32 else tensor.dtype).itemsize
 
 
-def _relabels(node: fx.Node) -> bool:
+def relabels(node: fx.Node) -> bool:
     """Whether a node yields the memory that it is given, under other axes."""
     if is_call(node, *_RESHAPES) or node.target is operator.getitem:
         return True

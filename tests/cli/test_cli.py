@@ -20,6 +20,7 @@ from handheld.latents_file import write_latents
 COMMANDS = (
     "distill",
     "check",
+    "estimate",
     "export",
     "verify",
     "profile",
@@ -392,3 +393,20 @@ def test_compare_shows_profiles_and_gates_on_slower(handheld: Run, tmp_path: Pat
         status, _, errors = handheld("compare", fixture, tmp_path / "host.json", "--fail-if-slower", limit)
         assert status == 1
         assert 'takes a percentage such as "5%"' in errors
+
+
+def test_estimate_is_labelled_and_takes_a_profile_to_calibrate_by(handheld: Run) -> None:
+    fixtures = Path(__file__).resolve().parents[1] / "fixtures" / "profiles"
+    clip = ("--height", 32, "--width", 32, "--frames", 3)
+    status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "-d", "pixel-9", *clip)
+    assert status == 0, errors
+    assert "ESTIMATE, not measured" in text
+    assert "each row left out of its fit" in text
+    assert "pixel-9: no rates are known for it" in text
+    ios = fixtures / "ios.json"
+    status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "--calibrate", ios, *clip)
+    assert status == 0, errors
+    assert "rates from ios.json" in text
+    status, _, errors = handheld("estimate", "tiny", "-d", "pixel-9", "--calibrate", ios, *clip)
+    assert status == 1
+    assert "was measured on iPhone17,1; pixel-9 is Pixel 9" in errors
