@@ -145,19 +145,18 @@ def main() -> None:
         path = Path(folder) / "bench.flash"
         spec = write_pack(path, arguments.shape, arguments.dtype)
         pack = open_pack(path)
-        print(f"{spec.layers} layers, d_model {spec.d_model}, d_ff {spec.d_ff}, {spec.dtype}, {os.cpu_count()} cores")
+        print(
+            f"{spec.layers} layers, d_model {spec.d_model}, d_ff {spec.d_ff}, {spec.dtype}, {os.cpu_count()} cores"
+        )
         if not pack.info.direct_io:
             print("This file system refuses direct reads: the page cache takes part, and the ratios say little.")
         models = variants(pack, spec, arguments.threads)
         result = measure(models, spec.layers, arguments.tokens, warmup=8)
-    print(f"{'':42} {'ms':>7} {'attn':>6} {'head':>6} {'ffn':>6} {'select':>6} {'wait':>6} {'table':>6} {'MB read':>8} {'overhead':>11}")
+    columns = ("total", "attention", "head", "compute", "select", "wait", "table")
+    print("".join([" " * 42, *(f"{name:>10}" for name in columns), "   MB read   overhead"]))
     for name, row in result.items():
-        ms = {key: row[key] / 1e6 for key in row if key.endswith("_ns")}
-        print(
-            f"{name:42} {ms['total_ns']:7.2f} {ms['attention_ns']:6.2f} {ms['head_ns']:6.2f} {ms['compute_ns']:6.2f} "
-            f"{ms['select_ns']:6.2f} {ms['wait_ns']:6.2f} {ms['table_ns']:6.2f} {row['bytes_read'] / 1e6:8.2f} "
-            f"{row['overhead_us_per_layer']:5.1f} us/layer"
-        )
+        times = "".join(f"{row[column + '_ns'] / 1e6:7.2f} ms" for column in columns)
+        print(f"{name:42}{times}{row['bytes_read'] / 1e6:10.2f}{row['overhead_us_per_layer']:7.1f} us a layer")
     if arguments.out:
         report = {"arguments": {k: str(v) for k, v in vars(arguments).items()}, "variants": result}
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
