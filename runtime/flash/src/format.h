@@ -68,6 +68,32 @@ struct Layout {
   }
 };
 
+// Offsets of a layer's bundles, asked for in ascending order of position mostly: dividing by the size of a group for
+// every one would take longer than planning its read.
+class BundleOffsets {
+ public:
+  BundleOffsets(const Layout& layout, uint32_t layer) : layout_(layout), layer_(layer) {}
+
+  uint64_t operator()(uint32_t position) {
+    // Also true for a position before the group, whose distance wraps.
+    if (position - first_ >= count_) enter_group_of(position);
+    return offset_ + uint64_t{position - first_} * layout_.bundle_stride;
+  }
+
+ private:
+  void enter_group_of(uint32_t position) {
+    count_ = layout_.bundles_per_group;
+    first_ = position / count_ * count_;
+    offset_ = layout_.bundle_offset(layer_, first_);
+  }
+
+  const Layout& layout_;
+  uint32_t layer_;
+  uint32_t first_ = 0;  // position of the group at hand
+  uint32_t count_ = 0;
+  uint64_t offset_ = 0;
+};
+
 // The bytes that hold the header, from the file's first 16: checked against the file's size, so that it can be read.
 constexpr size_t kPreambleBytes = 16;
 uint64_t header_bytes(Bytes preamble, uint64_t file_bytes);
