@@ -33,6 +33,7 @@ from handheld.runtime.flash import (
     SessionOptions,
     open_pack,
 )
+from handheld.runtime.flash.layout import DTYPES
 
 SHAPES = {"1b": (2048, 8192), "3b": (3072, 8192), "tiny": (256, 1024)}
 ACTIVE = 0.149
@@ -198,7 +199,7 @@ def measure_techniques(pack: Pack, spec: PackSpec, tokens: int, warmup: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
-    parser.add_argument("--dtype", choices=["fp16", "int8", "int4"], default="int8")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="int8")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="where to write the pack; a disk, not a memory file system")

@@ -110,8 +110,9 @@ class ModelOptions:
     """How a whole model computes; flash.h has the details of each field.
 
     session.budget_bytes limits all that the model holds: embedding, attention, head, key-value cache, neurons.
-    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or all
-    positions that the model has if they are fewer. prefetch: the next layer's reads run under this layer's arithmetic.
+    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or
+    all positions that the model has if they are fewer. prefetch: the next layer's reads run under this layer's
+    arithmetic.
     """
 
     session: SessionOptions

@@ -24,7 +24,7 @@ class Layer {
   Layer(const BundleShape& shape, const Kernels& kernels, const float* x, const Activity* activity, float* y)
       : shape_(shape),
         kernels_(kernels),
-        format_{shape.dtype, shape.d_model, shape.group_size},
+        format_(shape.row()),
         x_(x),
         activity_(activity),
         y_(y) {}

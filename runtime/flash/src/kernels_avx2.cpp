@@ -14,6 +14,9 @@ struct Simd {
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector broadcast(float value) { return _mm256_set1_ps(value); }
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }
+  static Vector load_bytes(const uint8_t* from) {
+    return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
   static void store(float* to, Vector from) { _mm256_storeu_ps(to, from); }
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
@@ -42,6 +45,12 @@ struct Simd {
   static void decode_int8(const uint8_t* block, Vector* out) {
     widen16(load16(block), out);
     widen16(load16(block + 16), out + 2);
+  }
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
+    const __m128i packed = load16(block);
+    const __m128i low_bits = _mm_set1_epi8(15);
+    widen16(_mm_and_si128(packed, low_bits), out);
+    widen16(_mm_and_si128(_mm_srli_epi16(packed, 4), low_bits), out + 2);
   }
   static void decode_int4(const uint8_t* block, Vector* out) {
     const __m128i packed = load16(block);

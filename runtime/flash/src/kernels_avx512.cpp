@@ -14,6 +14,7 @@ struct Simd {
   static Vector zero() { return _mm512_setzero_ps(); }
   static Vector broadcast(float value) { return _mm512_set1_ps(value); }
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector load_bytes(const uint8_t* from) { return _mm512_castsi512_ps(_mm512_loadu_si512(from)); }
   static void store(float* to, Vector from) { _mm512_storeu_ps(to, from); }
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
@@ -35,9 +36,14 @@ struct Simd {
   static void decode_int8(const uint8_t* block, Vector* out) {
     for (size_t v = 0; v < 2; ++v) out[v] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(block + 16 * v)));
   }
-  // A table look-up turns a nibble into its float in one instruction, and ignores the bits above the nibble.
   static void decode_int4(const uint8_t* block, Vector* out) {
-    const __m512 values = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    look_up(block, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7), out);
+  }
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
+    look_up(block, _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15), out);
+  }
+  // A table turns a nibble into its float in one instruction, and ignores the bits above the nibble.
+  static void look_up(const uint8_t* block, Vector values, Vector* out) {
     const __m512i packed = _mm512_cvtepu8_epi32(load16(block));
     out[0] = _mm512_permutexvar_ps(packed, values);
     out[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(packed, 4), values);

@@ -15,6 +15,7 @@ struct Simd {
   static Vector zero() { return vdupq_n_f32(0); }
   static Vector broadcast(float value) { return vdupq_n_f32(value); }
   static Vector load(const float* from) { return vld1q_f32(from); }
+  static Vector load_bytes(const uint8_t* from) { return vreinterpretq_f32_u8(vld1q_u8(from)); }
   static void store(float* to, Vector from) { vst1q_f32(to, from); }
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
@@ -43,6 +44,11 @@ struct Simd {
   static void decode_int8(const uint8_t* block, Vector* out) {
     widen16(vreinterpretq_s8_u8(vld1q_u8(block)), out);
     widen16(vreinterpretq_s8_u8(vld1q_u8(block + 16)), out + 4);
+  }
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
+    const uint8x16_t packed = vld1q_u8(block);
+    widen16(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), out);
+    widen16(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), out + 4);
   }
   static void decode_int4(const uint8_t* block, Vector* out) {
     const uint8x16_t packed = vld1q_u8(block);

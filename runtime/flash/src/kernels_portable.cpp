@@ -27,6 +27,11 @@ struct Simd {
   static Vector load(const float* from) {
     return fill([&](uint32_t i) { return from[i]; });
   }
+  static Vector load_bytes(const uint8_t* from) {
+    Vector out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+  }
   static void store(float* to, const Vector& from) {
     for (uint32_t i = 0; i < lanes; ++i) to[i] = from.lane[i];
   }
@@ -54,11 +59,15 @@ struct Simd {
       out[i / lanes].lane[i % lanes] = static_cast<float>(static_cast<int8_t>(block[i]));
     }
   }
-  static void decode_int4(const uint8_t* block, Vector* out) {
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) {
       const int nibble = i < 16 ? block[i] & 15 : block[i - 16] >> 4;
-      out[i / lanes].lane[i % lanes] = static_cast<float>(nibble - 8);
+      out[i / lanes].lane[i % lanes] = static_cast<float>(nibble);
     }
+  }
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    decode_nibbles(block, out);
+    for (uint32_t v = 0; v < kBlock / lanes; ++v) out[v] = add(out[v], broadcast(-8));
   }
 };
 

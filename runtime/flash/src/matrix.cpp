@@ -5,17 +5,8 @@
 namespace handheld::flash {
 namespace {
 
-// Rows first .. last of one product.
-void multiply_rows(const Kernels& kernels, const float* x, const Product& product, size_t first, size_t last) {
-  const Matrix& matrix = *product.matrix;
-  for (size_t i = first; i < last; i += kRowsAtOnce) {
-    const size_t some = std::min(kRowsAtOnce, last - i);
-    const uint8_t* rows[kRowsAtOnce];
-    const uint8_t* ahead[kRowsAtOnce];
-    for (size_t r = 0; r < some; ++r) rows[r] = matrix.row(i + r);
-    for (size_t r = 0; r < kRowsAtOnce; ++r) ahead[r] = matrix.row(std::min(i + kRowsAtOnce + r, last - 1));
-    kernels.dots(matrix.format, rows, some, x, product.out + i, ahead);
-  }
+void multiply_part(const Kernels& kernels, const float* x, const Product& product, size_t first, size_t last) {
+  multiply_rows(kernels, product.matrix->format, product.matrix->data, first, last, x, product.out);
   if (product.bias == nullptr) return;
   for (size_t i = first; i < last; ++i) product.out[i] += product.bias[i];
 }
@@ -28,7 +19,7 @@ void multiply_range(const Kernels& kernels, const float* x, std::initializer_lis
     const size_t rows = product.matrix->rows;
     const size_t from = std::max(first, start);
     const size_t to = std::min(last, start + rows);
-    if (from < to) multiply_rows(kernels, x, product, from - start, to - start);
+    if (from < to) multiply_part(kernels, x, product, from - start, to - start);
     start += rows;
   }
 }
@@ -40,7 +31,7 @@ void multiply(const Kernels& kernels, ComputePool& pool, const float* x, std::in
   size_t bytes = 0;
   for (const Product& product : products) {
     rows += product.matrix->rows;
-    bytes += size_t{product.matrix->rows} * product.matrix->row_bytes;
+    bytes += size_t{product.matrix->rows} * product.matrix->format.part_bytes();
   }
   if (bytes < kForkBytes) return multiply_range(kernels, x, products, 0, rows);
   const size_t threads = pool.threads();
@@ -51,7 +42,7 @@ void multiply(const Kernels& kernels, ComputePool& pool, const float* x, std::in
 
 void copy_row(const Kernels& kernels, const Matrix& matrix, size_t index, float* out) {
   const float one = 1;
-  const uint8_t* row = matrix.row(index);
+  const uint8_t* row = matrix.data + index * matrix.format.part_bytes();
   std::fill_n(out, matrix.format.d, 0.0f);
   kernels.accumulate(matrix.format, &row, 1, &one, out, nullptr);
 }

@@ -14,10 +14,7 @@ namespace handheld::flash {
 struct Matrix {
   RowFormat format{};
   uint32_t rows = 0;
-  uint32_t row_bytes = 0;
   const uint8_t* data = nullptr;
-
-  const uint8_t* row(size_t index) const { return data + index * row_bytes; }
 };
 
 // out[rows] = matrix x + bias

@@ -13,7 +13,7 @@ void require(bool holds, const std::string& message) {
   if (!holds) fail(HH_FLASH_INVALID_ARGUMENT, message);
 }
 
-void check(const ModelConfig& config, const ModelOptions& options) {
+void check(const Pack& pack, const ModelConfig& config, const ModelOptions& options) {
   require(options.mode <= HH_FLASH_SELECTED, "mode must be of hh_flash_mode.");
   require(options.kv_dtype == HH_FLASH_FP32 || options.kv_dtype == HH_FLASH_FP16,
           "kv_dtype must be HH_FLASH_FP32 or HH_FLASH_FP16.");
@@ -21,10 +21,15 @@ void check(const ModelConfig& config, const ModelOptions& options) {
   require(options.context_tokens <= config.max_positions,
           "context_tokens is " + std::to_string(options.context_tokens) + "; this model has positions for " +
               std::to_string(config.max_positions) + " tokens.");
+  if (options.mode == HH_FLASH_SELECTED && pack.layout().selector == HH_FLASH_SELECTOR_NONE &&
+      options.session.selector != HH_FLASH_SELECTOR_HOT) {
+    fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Pack the model with one, set selector to "
+                               "HH_FLASH_SELECTOR_HOT, or use dense or exact mode.");
+  }
 }
 
 KvCache::Shape kv_shape(const Pack& pack, const ModelConfig& config, const ModelOptions& options) {
-  check(config, options);
+  check(pack, config, options);
   const uint32_t context =
       options.context_tokens == 0 ? std::min(kDefaultContext, config.max_positions) : options.context_tokens;
   return {pack.layout().layer_count(), config.kv_heads, config.head_dim, context,

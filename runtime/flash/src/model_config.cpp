@@ -25,7 +25,7 @@ struct Choice {
 };
 
 constexpr Choice kDtypes[] = {{"fp32", HH_FLASH_FP32}, {"fp16", HH_FLASH_FP16}, {"int8", HH_FLASH_INT8},
-                              {"int4", HH_FLASH_INT4}};
+                              {"int4", HH_FLASH_INT4}, {"int4m", HH_FLASH_INT4M}};
 constexpr Choice kArchitectures[] = {{"llama", 1}, {"opt", 0}};
 constexpr Choice kNorms[] = {{"rms", 1}, {"layer", 0}};
 constexpr Choice kPositions[] = {{"rope", 1}, {"learned", 0}};

@@ -20,17 +20,6 @@ ModelConfig read_config(const ResidentFile& file) {
   return parse_model_config(json);
 }
 
-const char* safetensors_name(hh_flash_dtype dtype) {
-  switch (dtype) {
-    case HH_FLASH_FP32:
-      return "F32";
-    case HH_FLASH_FP16:
-      return "F16";
-    default:
-      return "U8";
-  }
-}
-
 // The dtype that the configuration names, or that of a tensor of floats.
 hh_flash_dtype dtype_of(const ResidentFile& file, const std::string& name, const MatrixKind& kind) {
   if (kind.given) return kind.dtype;
@@ -96,23 +85,20 @@ void ModelWeights::want_floats(const ResidentFile& file, const std::string& name
 void ModelWeights::want_matrix(const ResidentFile& file, const std::string& name, const MatrixKind& kind, uint32_t rows,
                                uint32_t d, Matrix& matrix) {
   names_.insert(name);
-  const hh_flash_dtype dtype = dtype_of(file, name, kind);
-  BundleShape part;
-  part.d_model = d;
-  part.dtype = dtype;
-  const std::string stored = safetensors_name(dtype);
-  if (stored == "U8") {
-    part.group_size = config_.group_size;
-    const bool power_of_two = (part.group_size & (part.group_size - 1)) == 0;
-    if (!power_of_two || d % part.group_size != 0) {
-      file.bad("group_size of model.config is " + std::to_string(part.group_size) + ", which must be a power of two that "
-               "divides the rows of " + name + " of " + std::to_string(d) + " weights");
-    }
-  }
-  matrix.format = {dtype, d, part.group_size};
   matrix.rows = rows;
-  matrix.row_bytes = part.part_bytes();
-  want(*file.find(name, stored.c_str(), {rows, stored == "U8" ? matrix.row_bytes : d}, true), &matrix.data, nullptr);
+  matrix.format = {dtype_of(file, name, kind), d, 0};
+  if (matrix.format.grouped()) {
+    const uint32_t group = config_.group_size;
+    if ((group & (group - 1)) != 0 || d % group != 0) {
+      file.bad("group_size of model.config is " + std::to_string(group) + ", which must be a power of two that divides "
+               "the rows of " + name + " of " + std::to_string(d) + " weights");
+    }
+    matrix.format.group_size = group;
+    want(*file.find(name, "U8", {rows, matrix.format.part_bytes()}, true), &matrix.data, nullptr);
+  } else {
+    const char* dtype = matrix.format.dtype == HH_FLASH_FP32 ? "F32" : "F16";
+    want(*file.find(name, dtype, {rows, d}, true), &matrix.data, nullptr);
+  }
 }
 
 void ModelWeights::want(const TensorEntry& tensor, const uint8_t** rows, const float** floats) {

@@ -50,8 +50,8 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
   marks_.resize(layout_.d_ff);
   active_.resize(layout_.d_ff);
   overflow_.reserve(layout_.d_ff);
-  bundles_.reserve(layout_.d_ff);
-  positions_.reserve(layout_.d_ff);
+  bundles_.resize(layout_.d_ff);
+  positions_.resize(layout_.d_ff);
   partial_ = allocate_aligned<float>(size_t{options.compute_threads} * layout_.shape.d_model);
   read_pinned();
   reset();
@@ -184,22 +184,54 @@ void Session::run_selected(uint32_t layer) {
   }
 }
 
+// Threads fill their own parts of the list: a list that one thread wrote would travel between caches.
+template <typename Fill>
+void Session::compute(size_t count, Fill fill, const float* threshold, const float* importance) {
+  if (count == 0) return;
+  const Stopwatch stopwatch(counters_.compute_ns);
+  const uint32_t d_model = layout_.shape.d_model;
+  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
+    fill(first, last);
+    Activity activity{};
+    if (threshold != nullptr) {
+      std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+      activity = {*threshold, importance, positions_.data() + first, active_.data() + first};
+    }
+    compute_bundles(layout_.shape, kernels_, x_, bundles_.data() + first, last - first,
+                    threshold == nullptr ? nullptr : &activity, partial_.get() + size_t{thread} * d_model);
+  };
+  if (count * layout_.bundle_stride < kForkBytes) {
+    compute_part(0, count, 0);
+  } else {
+    const size_t threads = compute_.threads();
+    compute_.run([&](uint32_t thread) { compute_part(count * thread / threads, count * (thread + 1) / threads, thread); });
+  }
+  counters_.neurons_computed += count;
+}
+
+// In exact mode, active_ tells which counted.
+template <typename Fill>
+void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
+  const float* threshold = exact ? &layout_.layers[layer].threshold : nullptr;
+  compute(count, fill, threshold, pack_->layer(layer).importance);
+}
+
 // Computes what is resident while the rest is being read, then the rest.
 void Session::load_and_compute(Table& table) {
   const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
-  bundles_.clear();
+  size_t count = 0;
   for (uint32_t row = 0; row < table.count(); ++row) {
     const uint8_t mark = marks_[table.position_of(row)];
-    if (mark == kSelected || (mark == kIdle && all)) bundles_.push_back(table.row(row));
+    if (mark == kSelected || (mark == kIdle && all)) bundles_[count++] = table.row(row);
   }
-  compute(bundles_, nullptr);
+  compute(count, [](size_t, size_t) {});
   {
     const Stopwatch stopwatch(counters_.wait_ns);
     reader_.wait(loads_);
   }
-  bundles_.clear();
-  for (const Piece& piece : loads_.pieces()) bundles_.push_back(table.row(piece.row));
-  compute(bundles_, nullptr);
+  compute(loads_.pieces().size(), [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) bundles_[i] = table.row(loads_.pieces()[i].row);
+  });
 }
 
 void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
@@ -208,35 +240,28 @@ void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
   const uint32_t resident = table.count();
   begin_stream(layer);
   if (next != kNoLayer && next != layer) stream_ahead(next);
-  bundles_.clear();
-  positions_.clear();
-  for (uint32_t row = 0; row < resident; ++row) {
-    bundles_.push_back(table.row(row));
-    positions_.push_back(table.position_of(row));
-  }
   counters_.neurons_selected += layout_.d_ff;
   counters_.cache_hits += resident;
+  const auto rows = [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      bundles_[i] = table.row(static_cast<uint32_t>(i));
+      positions_[i] = table.position_of(static_cast<uint32_t>(i));
+    }
+  };
   try {
-    if (exact) {
-      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
-                              active_.data()};
-      compute(bundles_, &activity);
-      for (uint32_t row = 0; row < resident; ++row) {
-        if (active_[row] != 0) table.touch(row, token);
-      }
-    } else {
-      compute(bundles_, nullptr);
+    compute_all(layer, exact, resident, rows);
+    for (uint32_t row = 0; exact && row < resident; ++row) {
+      if (active_[row] != 0) table.touch(row, token);
     }
     stream_and_compute(layer, exact);
   } catch (...) {
     reader_.drain(*streams_);
     throw;
   }
-  if (exact) {
-    const uint32_t before = table.count();
-    table.expire(token, options_.window_tokens);
-    note_rows(before, table.count());
-  }
+  if (!exact) return;
+  const uint32_t before = table.count();
+  table.expire(token, options_.window_tokens);
+  note_rows(before, table.count());
 }
 
 void Session::plan_stream(uint32_t layer, ReadBatch& batch) {
@@ -283,40 +308,42 @@ void Session::drop_ahead() {
 // of additions, and with it the result, does not depend on timing.
 void Session::stream_and_compute(uint32_t layer, bool exact) {
   const size_t step = std::max<size_t>(1, reader_.threads() / 2);
-  const size_t jobs = streams_->jobs().size();
-  for (size_t first = 0; first < jobs; first += step) {
-    const size_t last = std::min(jobs, first + step);
-    bundles_.clear();
-    positions_.clear();
-    for (size_t j = first; j < last; ++j) {
+  const size_t all = streams_->jobs().size();
+  for (size_t first = 0; first < all; first += step) {
+    const Span<const ReadJob> jobs = streams_->jobs().subspan(first, std::min(step, all - first));
+    {
       const Stopwatch stopwatch(counters_.wait_ns);
-      const uint8_t* buffer = reader_.wait_for_job(*streams_, j);
-      const ReadJob& job = streams_->jobs()[j];
-      for (const Piece& piece : streams_->pieces().subspan(job.first, job.count)) {
-        bundles_.push_back(buffer + (layout_.bundle_offset(layer, piece.position) - job.offset));
-        positions_.push_back(piece.position);
-      }
+      reader_.wait_for(*streams_, first, jobs.size());
     }
-    counters_.neurons_streamed += bundles_.size();
-    if (exact) {
-      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
-                              active_.data()};
-      compute(bundles_, &activity);
-      keep_active(layer);
-    } else {
-      compute(bundles_, nullptr);
+    const size_t count = jobs[jobs.size() - 1].first + jobs[jobs.size() - 1].count - jobs[0].first;
+    counters_.neurons_streamed += count;
+    compute_all(layer, exact, count, [&](size_t from, size_t to) { take_streamed(layer, jobs, from, to); });
+    if (exact) keep_active(layer, count);
+    reader_.release(*streams_, first, jobs.size());
+  }
+}
+
+// Bundles from .. to of those that the jobs have read, which follow each other.
+void Session::take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to) {
+  BundleOffsets offset_of(layout_, layer);
+  const size_t skipped = jobs[0].first;
+  for (const ReadJob& job : jobs) {
+    const size_t last = std::min(to, job.first + job.count - skipped);
+    for (size_t i = std::max(from, job.first - skipped); i < last; ++i) {
+      const uint32_t position = streams_->pieces()[skipped + i].position;
+      bundles_[i] = job.buffer + (offset_of(position) - job.offset);
+      positions_[i] = position;
     }
-    for (size_t j = first; j < last; ++j) reader_.release(*streams_, j);
   }
 }
 
 // Copies the streamed neurons that counted into the table, for the tokens to come.
-void Session::keep_active(uint32_t layer) {
+void Session::keep_active(uint32_t layer, size_t count) {
   if (options_.window_tokens == 0) return;
   const Stopwatch stopwatch(counters_.table_ns);
   Table& table = tables_[layer];
   const uint32_t before = table.count();
-  for (size_t i = 0; i < bundles_.size(); ++i) {
+  for (size_t i = 0; i < count; ++i) {
     if (active_[i] == 0) continue;
     const uint32_t row = table.admit(positions_[i], tokens_[layer], options_.window_tokens);
     if (row == Table::kNone) break;
@@ -329,30 +356,6 @@ void Session::keep_active(uint32_t layer) {
 void Session::note_rows(uint32_t before, uint32_t after) {
   row_count_ = row_count_ - before + after;
   peak_rows_ = std::max(peak_rows_, row_count_);
-}
-
-void Session::compute(Span<const uint8_t* const> bundles, const Activity* activity) {
-  if (activity != nullptr) std::fill_n(activity->active, bundles.size(), uint8_t{0});
-  if (bundles.empty()) return;
-  const Stopwatch stopwatch(counters_.compute_ns);
-  const uint32_t d_model = layout_.shape.d_model;
-  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
-    Activity part{};
-    if (activity != nullptr) {
-      part = {activity->threshold, activity->importance, activity->positions + first, activity->active + first};
-    }
-    compute_bundles(layout_.shape, kernels_, x_, bundles.data() + first, last - first,
-                    activity == nullptr ? nullptr : &part, partial_.get() + size_t{thread} * d_model);
-  };
-  if (bundles.size() * layout_.bundle_stride < kForkBytes) {
-    compute_part(0, bundles.size(), 0);
-  } else {
-    const size_t threads = compute_.threads();
-    compute_.run([&](uint32_t thread) {
-      compute_part(bundles.size() * thread / threads, bundles.size() * (thread + 1) / threads, thread);
-    });
-  }
-  counters_.neurons_computed += bundles.size();
 }
 
 void Session::begin_output() {

@@ -93,9 +93,14 @@ class Session {
   void drop_ahead();
   void load_and_compute(Table& table);
   void stream_and_compute(uint32_t layer, bool exact);
-  void keep_active(uint32_t layer);
+  void take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to);
+  void keep_active(uint32_t layer, size_t count);
   void note_rows(uint32_t before, uint32_t after);
-  void compute(Span<const uint8_t* const> bundles, const Activity* activity);
+  // fill(first, last) sets those of bundles_ and positions_. Without a threshold every bundle counts.
+  template <typename Fill>
+  void compute(size_t count, Fill fill, const float* threshold = nullptr, const float* importance = nullptr);
+  template <typename Fill>
+  void compute_all(uint32_t layer, bool exact, size_t count, Fill fill);
   void begin_output();
   void finish_output(uint32_t layer, float* y);
   void put_id(uint32_t layer, uint32_t position, size_t index, Span<uint32_t> ids) const;

@@ -59,7 +59,8 @@ typedef enum hh_flash_dtype {
   HH_FLASH_FP16 = 1,
   HH_FLASH_INT8 = 2,
   HH_FLASH_INT4 = 3,
-  HH_FLASH_FP32 = 4
+  HH_FLASH_FP32 = 4,
+  HH_FLASH_INT4M = 5 /* int4 with a minimum per group */
 } hh_flash_dtype;
 
 typedef enum hh_flash_activation { HH_FLASH_RELU = 1, HH_FLASH_SILU = 2 } hh_flash_activation;
@@ -112,7 +113,7 @@ typedef struct hh_flash_info {
   uint32_t activation; /* hh_flash_activation */
   uint32_t gated;      /* 1: activation(gate x) * (up x); 0: activation(up x + bias) */
   uint32_t dtype;      /* hh_flash_dtype */
-  uint32_t group_size; /* weights per scale; 0 for fp16 */
+  uint32_t group_size; /* weights per scale; 0 for fp32 and fp16 */
   uint32_t selector;   /* hh_flash_selector */
   uint32_t direct_io;  /* 1 when reads bypass the page cache */
   uint32_t read_alignment_bytes;
