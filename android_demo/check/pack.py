@@ -47,7 +47,9 @@ def main(folder: Path) -> None:
         dtypes={"embed": "fp16", "attention": "fp16"},
     )
     ones = np.ones(D_MODEL, np.float32)
-    with PackWriter(folder / "model.flash", PackSpec(layers=LAYERS, d_model=D_MODEL, d_ff=D_FF, dtype="int8")) as pack:
+    with PackWriter(
+        folder / "model.flash", PackSpec(layers=LAYERS, d_model=D_MODEL, d_ff=D_FF, dtype="int8")
+    ) as pack:
         pack.add_resident("model.config", config.encode())
         pack.add_matrix("model.embed", weights(VOCAB, D_MODEL), "fp16")
         pack.add_resident(
@@ -58,7 +60,12 @@ def main(folder: Path) -> None:
             pack.add_layer(FeedForward(weights(D_FF, D_MODEL), weights(D_MODEL, D_FF), weights(D_FF, D_MODEL)))
             for name in ("attn_norm", "ffn_norm"):
                 pack.add_resident(f"model.{layer}.{name}", ones)
-            for name, rows in (("q", D_MODEL), ("k", KV_HEADS * head_dim), ("v", KV_HEADS * head_dim), ("o", D_MODEL)):
+            for name, rows in (
+                ("q", D_MODEL),
+                ("k", KV_HEADS * head_dim),
+                ("v", KV_HEADS * head_dim),
+                ("o", D_MODEL),
+            ):
                 pack.add_matrix(f"model.{layer}.{name}", weights(rows, D_MODEL), "fp16")
     opened = open_pack(folder / "model.flash")
     model = opened.model(ModelOptions(SessionOptions(budget_bytes=32 << 20)))

@@ -103,7 +103,7 @@ class Tools:
         return unpacked
 
     def _debian(self, package: str, suites: tuple[str, ...] = ()) -> Path:
-        """A Debian package, unpacked; from the suites that apt is set up for, then from others of the same archive."""
+        """A Debian package, unpacked; from apt's own suites, then from others of the same archive."""
         unpacked = self.folder / package
         if unpacked.exists():
             return unpacked
@@ -123,7 +123,7 @@ class Tools:
         return unpacked
 
     def _other_suite(self, apt: str, suite: str, place: Path) -> list[str]:
-        """Options for apt that make it see one suite of the first Debian archive that it knows, and nothing else."""
+        """Options for apt that make it see one suite of the first Debian archive that it knows, nothing else."""
         listed = _run([apt, "indextargets", "--format", "$(ORIGIN) $(REPO_URI)", "Created-By: Packages"], place)
         archive = next((line.split()[1] for line in listed.stdout.splitlines() if line.startswith("Debian ")), None)
         if not archive:

@@ -59,7 +59,7 @@ fun ModelBundle.measure(
     return subject.copy(rounds = rounds)
 }
 
-/** Replays the golden tensors of every shape through an artefact, whose hash must have been checked. */
+/** Replays the golden tensors of every shape through an artefact; `open` loads it in a shape, checked ([ModelBundle.open]). */
 fun ModelBundle.replay(artifact: Manifest.Artifact, open: (String?) -> VideoDecoder): List<Parity> = shapes.flatMap { shape ->
     val golden = golden(shape)
     val outputs = open(shape).use { decoder -> decoder.run(manifest.inputs.map { golden.inputs.getValue(it.name) }) }

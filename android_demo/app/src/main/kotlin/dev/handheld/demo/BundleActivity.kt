@@ -106,7 +106,7 @@ class BundleActivity : Activity() {
         }, { measured ->
             profile = measured
             share.isEnabled = true
-            finish(describe(measured.subjects.first(), artefact))
+            ended(describe(measured.subjects.first(), artefact))
         }, ::failed)
     }
 
@@ -115,9 +115,8 @@ class BundleActivity : Activity() {
         val artefact = chosen() ?: return
         start()
         work.run({
-            bundle.check(artefact)
             bundle.replay(artefact) { shape -> bundle.open(artefact, shape) }
-        }, { found -> finish(found.joinToString("\n") { describe(it, artefact) }) }, ::failed)
+        }, { found -> ended(found.joinToString("\n") { describe(it, artefact) }) }, ::failed)
     }
 
     private fun tell(frames: Frames, latencyNs: Long) {
@@ -147,7 +146,7 @@ class BundleActivity : Activity() {
         message.text = ""
     }
 
-    private fun finish(text: String) {
+    private fun ended(text: String) {
         running = false
         message.text = text
         measure.text = getString(R.string.measure)
@@ -155,7 +154,7 @@ class BundleActivity : Activity() {
     }
 
     private fun failed(error: Throwable) {
-        finish(error.message ?: "$error")
+        ended(error.message ?: "$error")
         enable(bundle != null)
     }
 

@@ -111,10 +111,10 @@ class ChatActivity : Activity() {
         work.run({ answer(talk, words, meter) }, { made ->
             profile = made
             share.isEnabled = true
-            finish()
+            ended()
             made.subjects.first().error?.let { text.append("\n$it\n") }
         }, { error ->
-            finish()
+            ended()
             text.append("\n${error.message ?: "$error"}\n")
         })
     }
@@ -155,7 +155,7 @@ class ChatActivity : Activity() {
         conversation?.recorder?.model?.cancel()
     }
 
-    private fun finish() {
+    private fun ended() {
         running = false
         send.text = getString(R.string.send)
     }
