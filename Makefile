@@ -58,6 +58,7 @@ flash-sanitize:
 
 android: $(STAMP)
 	$(BIN)/python android_demo/check
+
 ios:
 	ios_demo/check/run
 

@@ -21,7 +21,8 @@ NAMESPACE = "{http://schemas.android.com/apk/res/android}"
 @pytest.fixture(scope="module")
 def tools() -> ModuleType:
     spec = importlib.util.spec_from_file_location("android_check_tools", PROJECT / "check" / "tools.py")
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
