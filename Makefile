@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint setup flash flash-sanitize clean help
+.PHONY: demo test test-slow lint setup flash flash-sanitize android ios clean help
 
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
@@ -14,6 +14,8 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make flash      rebuild the flash engine after a change of its sources"
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
+	@echo "make android    compile, test and pack the Android library and app, as far as this machine can"
+	@echo "make ios        build and test the Swift package; on Linux with a Swift of its own, as root"
 	@echo "make clean      remove the environment and everything that was built"
 
 setup: $(STAMP)
@@ -53,6 +55,12 @@ flash-sanitize:
 	$(FLASH) -B build/flash-thread -DHANDHELD_FLASH_SANITIZE=thread
 	cmake --build build/flash-thread --parallel 2
 	ctest --test-dir build/flash-thread --output-on-failure
+
+android: $(STAMP)
+	$(BIN)/python android_demo/check
+
+ios:
+	ios_demo/check/run
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

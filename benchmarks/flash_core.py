@@ -40,10 +40,10 @@ ACTIVE = 0.149
 
 
 class Bandwidth:
-    """The best of copying (read and written bytes counted) and summing large arrays, one per thread."""
+    """The best of copying (read and written bytes counted) and summing large integer arrays, one per thread."""
 
     def __init__(self, threads: int, size_bytes: int = 1 << 27) -> None:
-        self._arrays = [np.ones(size_bytes // 8 // threads) for _ in range(threads)]
+        self._arrays = [np.ones(size_bytes // 8 // threads, np.uint64) for _ in range(threads)]
         self._copies = [np.empty_like(array) for array in self._arrays]
         self._pool = ThreadPoolExecutor(threads)
         self._size_bytes = size_bytes

@@ -13,7 +13,9 @@ A runtime that plans better (elementwise ops in place) or worse (an arena with g
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, fx
@@ -65,11 +67,19 @@ class Peak:
     module: str
 
 
-def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> list[Lifetime]:
+def lifetimes(
+    module: fx.GraphModule,
+    dtype: torch.dtype = torch.float32,
+    *,
+    inputs_stay: bool = True,
+    free_layouts: bool = False,
+) -> list[Lifetime]:
     """Every activation of a graph with its size and the time for which it is needed, in the graph's order.
 
     Args:
         dtype: in which the artefact holds what the graph has in fp32.
+        inputs_stay: False: the inputs are the graph's own, and go after the last node that reads them.
+        free_layouts: every transpose relabels, for half rewritten graphs: `cancel_layouts` removes them later.
     """
     nodes = list(module.graph.nodes)
     written: dict[fx.Node, fx.Node] = {}  # node -> the node that wrote its memory
@@ -81,37 +91,39 @@ def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> lis
                 last[written[source]] = place
         if node.op in ("get_attr", "output"):
             continue
-        owner = written.get(node.args[0]) if _relabels(node) else None
+        same_memory = relabels(node) or (free_layouts and is_call(node, *_PERMUTATIONS))
+        owner = written.get(node.args[0]) if same_memory else None
         written[node] = owner or node
         if owner is None:
             first[node] = last[node] = place
-    end = len(nodes) - 1
-    return [
-        Lifetime(node, size_bytes(node, dtype), *((0, end) if node.op == "placeholder" else (place, last[node])))
-        for node, place in first.items()
-    ]
+    if inputs_stay:
+        for node in first:
+            if node.op == "placeholder":
+                first[node], last[node] = 0, len(nodes) - 1
+    return [Lifetime(node, size_bytes(node, dtype), place, last[node]) for node, place in first.items()]
+
+
+def live_bytes(module: fx.GraphModule, tensors: Iterable[Lifetime]) -> dict[fx.Node, int]:
+    """Bytes of `tensors` that are live while each node of their graph runs, in the graph's order."""
+    change = [0] * (len(module.graph.nodes) + 1)
+    for tensor in tensors:
+        change[tensor.first] += tensor.size_bytes
+        change[tensor.last + 1] -= tensor.size_bytes
+    return dict(zip(module.graph.nodes, accumulate(change)))
 
 
 def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> Peak:
     """The most bytes of activations that are live at once, and the first node at which they are."""
-    nodes = list(module.graph.nodes)
-    change = [0] * (len(nodes) + 1)
-    for tensor in lifetimes(module, dtype):
-        change[tensor.first] += tensor.size_bytes
-        change[tensor.last + 1] -= tensor.size_bytes
-    live, most, at = 0, -1, 0
-    for place in range(len(nodes)):
-        live += change[place]
-        if live > most:
-            most, at = live, place
-    return Peak(most, nodes[at].name, str(nodes[at].target), module_of(nodes[at]))
+    live = live_bytes(module, lifetimes(module, dtype))
+    at = max(live, key=live.__getitem__)
+    return Peak(live[at], at.name, str(at.target), module_of(at))
 
 
 def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of activations that the ops of a graph read and write, each operand once per op."""
     total = 0
     for node in module.graph.nodes:
-        if node.op == "call_function" and not _relabels(node):
+        if node.op == "call_function" and not relabels(node):
             read = [n for n in node.all_input_nodes if n.op != "get_attr"]
             total += sum(size_bytes(n, dtype) for n in (*read, node))
     return total
@@ -134,7 +146,7 @@ def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
     return tensor.numel() * (dtype if tensor.dtype == torch.float32 else tensor.dtype).itemsize
 
 
-def _relabels(node: fx.Node) -> bool:
+def relabels(node: fx.Node) -> bool:
     """Whether a node yields the memory that it is given, under other axes."""
     if is_call(node, *_RESHAPES) or node.target is operator.getitem:
         return True

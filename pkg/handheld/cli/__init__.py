@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from . import check, decode, demo, distill, doctor, encode, export, profile, tune, verify
+from . import check, compare, decode, demo, distill, doctor, encode, estimate, export, profile, tune, verify
 from .console import paragraphs
 from .errors import message_of
 
@@ -26,7 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (distill, check, export, verify, profile, encode, decode, demo, tune, doctor):
+COMMANDS = (distill, check, estimate, export, verify, profile, compare, encode, decode, demo, tune, doctor)
+
+for command in COMMANDS:
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)
 

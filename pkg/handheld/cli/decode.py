@@ -52,11 +52,14 @@ def run(
         chosen = runnable[0]
     values, origin = read_latents(latents)
     given = opened.manifest.inputs[0]
-    if values.shape[1:] != given.shape[1:]:
+    methods = {method.inputs[0][1:]: method for method in chosen.methods}
+    method = methods.get(values.shape[1:])
+    if method is None:
+        able = " or ".join("x".join(map(str, shape)) for shape in methods)
         raise RuntimeFailure(
-            f"{latents}: clips of {'x'.join(map(str, values.shape[1:]))} (channels, time, height, width); this "
-            f"bundle decodes {'x'.join(map(str, given.shape[1:]))}. Encode them with --for {bundle}, or export "
-            "a bundle of that size."
+            f"{latents}: clips of {'x'.join(map(str, values.shape[1:]))} (channels, time, height, width); "
+            f"{chosen.name} of this bundle decodes {able}. Encode them with --for {bundle}, or export a bundle of "
+            "that size."
         )
     rate = fps or float(origin.get("fps", 25))
     with open_session(opened, chosen, threads) as session, bar("decoding") as update:
@@ -68,5 +71,5 @@ def run(
                 yield to_pixels(frames)
 
         written = write_video(clips(), out, rate)
-    shape = opened.manifest.outputs[0].shape
+    shape = method.outputs[0]
     say(f"{out}: {written} frames of {shape[3]}x{shape[4]} at {rate:g} fps, decoded by {chosen.name}")

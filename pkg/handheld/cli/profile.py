@@ -13,7 +13,8 @@ from .progress import bar
 
 if TYPE_CHECKING:
     from handheld.runtime.bundle import Artifact, Bundle
-    from handheld.runtime.profile import Profile, Subject
+    from handheld.runtime.profile import Subject
+    from handheld.runtime.profile_record import Profile
 
 EPILOG = (
     "Example: [dim]handheld profile bundle --out report[/dim]  (writes report/profile.json and report/index.html)"
@@ -52,7 +53,8 @@ def profile_and_show(
     """Measure a bundle, print the table, write JSON and page."""
     import tempfile
 
-    from handheld.runtime.profile import profile, write_profile
+    from handheld.runtime.profile import profile
+    from handheld.runtime.profile_file import write_profile
     from handheld.runtime.report import write_report
     from handheld.runtime.session import SESSIONS
 
@@ -77,7 +79,7 @@ def profile_and_show(
     write_report(
         result, out / "index.html", title=bundle.manifest.name, images=images, verdicts=verdicts, quality=quality
     )
-    say(f"Measured on this host; says nothing about a phone.\nPage: {out / 'index.html'}")
+    say(f"{result.scope[0].upper()}{result.scope[1:]}.\nPage: {out / 'index.html'}")
     return result
 
 
@@ -144,6 +146,7 @@ def _show(result: Profile) -> None:
         if m.latency is None:
             rows.append([m.label, f"failed: {m.error}", *["–"] * 8])
             continue
+        growth, speedup = m.peak_growth_bytes, result.speedup(m)
         rows.append(
             [
                 m.label,
@@ -152,15 +155,14 @@ def _show(result: Profile) -> None:
                 ms(m.latency.median_ns),
                 ms(m.latency.p90_ns),
                 ms(m.latency.p99_ns),
-                f"{m.fps:.1f}",
-                "–" if m.peak_growth_bytes is None else size(m.peak_growth_bytes),
+                f"{m.units_per_second:.1f}",
+                "–" if growth is None else size(growth),
                 size(m.size_bytes),
-                f"{m.speedup.median_of_pairs:.2f}x" if m.speedup else "–",
+                f"{speedup.median_of_pairs:.2f}x" if speedup else "–",
             ]
         )
-    cpu = result.host.cpu_model or result.host.architecture
     table(
-        f"{cpu}, {result.settings.threads} threads (ms; memory over the loaded runtime)",
+        f"{result.device.name}, {result.settings.threads} threads (ms; memory over the loaded runtime)",
         ["", "load", "first", "median", "p90", "p99", "FPS", "peak memory", "file", "speed"],
         rows,
     )

@@ -49,11 +49,15 @@ struct Simd {
     for (uint32_t i = 0; i < lanes; ++i) total += a.lane[i];
     return total;
   }
-  static Vector broadcast_half(const uint8_t* from) { return broadcast(load_half(from)); }
+  static float half(const uint8_t* from) { return load_half(from); }
+  static void halves(const uint8_t* from, float factor, float* out) {
+    for (uint32_t i = 0; i < 16; ++i) out[i] = factor * load_half(from + 2 * i);
+  }
 
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) out[i / lanes].lane[i % lanes] = load_half(block + 2 * i);
   }
+  static constexpr float int8_unit = 1;
   static void decode_int8(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) {
       out[i / lanes].lane[i % lanes] = static_cast<float>(static_cast<int8_t>(block[i]));

@@ -51,7 +51,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
   size_t rows = 0;
   for (const uint32_t capacity : capacities) rows += capacity;
-  rows_ = allocate_aligned<uint8_t>(rows * layout_.bundle_stride);
+  rows_ = allocate_large<uint8_t>(rows * layout_.bundle_stride);
   tables_.reserve(capacities.size());
   uint8_t* at = rows_.get();
   for (const uint32_t capacity : capacities) {

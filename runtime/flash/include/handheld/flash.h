@@ -83,7 +83,7 @@ typedef enum hh_flash_kernels {
   HH_FLASH_KERNELS_AUTO = 0,
   HH_FLASH_KERNELS_PORTABLE = 1,
   HH_FLASH_KERNELS_AVX2 = 2,
-  HH_FLASH_KERNELS_AVX512 = 3,
+  HH_FLASH_KERNELS_AVX512 = 3, /* F, BW, VL, VNNI and VBMI */
   HH_FLASH_KERNELS_NEON = 4
 } hh_flash_kernels;
 
