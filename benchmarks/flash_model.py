@@ -89,18 +89,19 @@ def variants(pack: Pack, spec: PackSpec, threads: int) -> dict[str, Model]:
 
     selected = {"mode": "selected", "select_share": 0.15, "window_tokens": UNLIMITED}
     half = {"mode": "dense", "pinned_neurons": spec.d_ff // 2}
+    exact = {"mode": "exact", "window_tokens": UNLIMITED}
     return {
         "dense, all resident": model(1, mode="dense", pinned_neurons=UNLIMITED),
-        "dense, half resident": model(0.5, prefetch=False, **half),
+        "dense, half resident": model(0.5, read_ahead=False, **half),
         "dense, half resident, reading ahead": model(0.5, **half),
-        "exact, half resident, reading ahead": model(0.5, mode="exact", window_tokens=UNLIMITED),
-        "dense, nothing resident": model(0, mode="dense", prefetch=False),
+        "dense, nothing resident": model(0, mode="dense", read_ahead=False),
         "dense, nothing resident, reading ahead": model(0, mode="dense"),
-        "selected 15 %, all resident": model(1, prefetch=False, **{**selected, "pinned_neurons": UNLIMITED,
-                                                                   "compute_resident": False}),
-        "selected 15 %, half resident": model(0.5, prefetch=False, **selected),
-        "selected 15 %, half resident, prefetching": model(0.5, **selected),
-    }  # fmt: skip
+        "exact, half resident": model(0.5, read_ahead=False, **exact),
+        "exact, half resident, reading ahead": model(0.5, **exact),
+        "selected 15 %, all resident": model(1, **selected, pinned_neurons=UNLIMITED, compute_resident=False),
+        "selected 15 %, half resident": model(0.5, **selected),
+        "selected 15 %, half resident, prefetching": model(0.5, prefetch=True, **selected),
+    }
 
 
 COUNTERS = ("total_ns", "attention_ns", "head_ns", "overhead_ns")

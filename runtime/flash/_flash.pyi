@@ -76,6 +76,7 @@ class ModelOptions:
     mode: int
     context_tokens: int
     kv_dtype: int
+    read_ahead: int
     prefetch: int
     session: Options
 

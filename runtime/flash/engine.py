@@ -111,21 +111,24 @@ class ModelOptions:
 
     session.budget_bytes limits all that the model holds: embedding, attention, head, key-value cache, neurons.
     mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or
-    all positions that the model has if they are fewer. prefetch: the next layer's reads run under this layer's
-    arithmetic.
+    all positions that the model has if they are fewer. read_ahead: dense and exact mode read what the next layer
+    will need under this layer's arithmetic. prefetch: selected mode loads what the selector expects the next layer
+    to need; worth it only where reads wait for arithmetic.
     """
 
     session: SessionOptions
     mode: Mode = "exact"
     context_tokens: int = 0
     kv_dtype: Literal["fp32", "fp16"] = "fp32"
-    prefetch: bool = True
+    read_ahead: bool = True
+    prefetch: bool = False
 
     def native(self) -> _flash.ModelOptions:
         options = load_native().ModelOptions()
         options.mode = _named(_MODES, "mode", self.mode)
         options.context_tokens = self.context_tokens
         options.kv_dtype = _named(_KV_DTYPES, "kv_dtype", self.kv_dtype)
+        options.read_ahead = int(self.read_ahead)
         options.prefetch = int(self.prefetch)
         options.session = self.session.native()
         return options

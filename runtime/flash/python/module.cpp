@@ -379,6 +379,7 @@ NB_MODULE(_flash, module) {
       .def_rw("mode", &hh_flash_model_options::mode)
       .def_rw("context_tokens", &hh_flash_model_options::context_tokens)
       .def_rw("kv_dtype", &hh_flash_model_options::kv_dtype)
+      .def_rw("read_ahead", &hh_flash_model_options::read_ahead)
       .def_rw("prefetch", &hh_flash_model_options::prefetch)
       .def_rw("session", &hh_flash_model_options::session);
 

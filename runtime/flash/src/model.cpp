@@ -152,7 +152,7 @@ void Model::attend(uint32_t layer) {
 }
 
 void Model::feed_forward(uint32_t layer) {
-  const bool ahead = options_.prefetch == 1;
+  const bool ahead = options_.read_ahead == 1;
   session_.feed_forward(layer, static_cast<hh_flash_mode>(options_.mode), buffers_.normed, {}, true, buffers_.added,
                         ahead ? (layer + 1) % layers_ : Session::kNoLayer);
   add_to_residual();

@@ -17,7 +17,7 @@ void check(const Pack& pack, const ModelConfig& config, const ModelOptions& opti
   require(options.mode <= HH_FLASH_SELECTED, "mode must be of hh_flash_mode.");
   require(options.kv_dtype == HH_FLASH_FP32 || options.kv_dtype == HH_FLASH_FP16,
           "kv_dtype must be HH_FLASH_FP32 or HH_FLASH_FP16.");
-  require(options.prefetch <= 1, "prefetch must be 0 or 1.");
+  require(options.read_ahead <= 1 && options.prefetch <= 1, "read_ahead and prefetch must be 0 or 1.");
   require(options.context_tokens <= config.max_positions,
           "context_tokens is " + std::to_string(options.context_tokens) + "; this model has positions for " +
               std::to_string(config.max_positions) + " tokens.");
@@ -43,7 +43,7 @@ ModelOptions default_model_options() {
   options.struct_bytes = sizeof options;
   options.mode = HH_FLASH_EXACT;
   options.kv_dtype = HH_FLASH_FP32;
-  options.prefetch = 1;
+  options.read_ahead = 1;
   options.session = default_options();
   return options;
 }

@@ -14,6 +14,20 @@ constexpr uint8_t kIdle = 0;
 constexpr uint8_t kSelected = 1;
 constexpr uint8_t kLoading = 2;  // selected, and its row is being read
 
+// Calls visit(position) for every mark that is not kIdle. Most are idle, so eight are looked at together.
+template <typename Visit>
+void for_each_marked(Span<const uint8_t> marks, Visit visit) {
+  for (size_t first = 0; first < marks.size(); first += 8) {
+    const size_t last = std::min(marks.size(), first + 8);
+    uint64_t eight = 0;
+    std::memcpy(&eight, marks.data() + first, last - first);
+    if (eight == 0) continue;
+    for (size_t position = first; position < last; ++position) {
+      if (marks[position] != kIdle) visit(static_cast<uint32_t>(position));
+    }
+  }
+}
+
 Budget affordable_budget(const Pack& pack, const Options& options) {
   Budget budget(pack, options);
   budget.require(options.budget_bytes);
@@ -134,8 +148,7 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
   batch.begin(layer, table.row(0));
   overflow_.clear();
   if (options_.window_tokens == 0) table.expire(token, 0);
-  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
-    if (marks_[position] == kIdle) continue;
+  for_each_marked(marks_, [&](uint32_t position) {
     ++counters_.neurons_selected;
     const uint32_t row = table.row_of(position);
     if (row == Table::kNone) {
@@ -144,7 +157,7 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
       ++counters_.cache_hits;
       table.touch(row, token);
     }
-  }
+  });
   // Only now, as a neuron selected by this token must not lose its row to another of the same token.
   size_t kept = 0;
   for (const uint32_t position : overflow_) {
@@ -172,8 +185,8 @@ void Session::run_selected(uint32_t layer) {
   streams_->begin(layer, nullptr);
   for (const uint32_t position : overflow_) streams_->add({position, 0});
   streams_->plan(layout_, budget_.policy);
-  reader_.submit(loads_, Priority::kLoad);
-  reader_.submit(*streams_, Priority::kStream);
+  submit(loads_, Priority::kLoad);
+  submit(*streams_, Priority::kStream);
   try {
     load_and_compute(table);
     stream_and_compute(layer, false);
@@ -220,9 +233,15 @@ void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
 void Session::load_and_compute(Table& table) {
   const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
   size_t count = 0;
-  for (uint32_t row = 0; row < table.count(); ++row) {
-    const uint8_t mark = marks_[table.position_of(row)];
-    if (mark == kSelected || (mark == kIdle && all)) bundles_[count++] = table.row(row);
+  if (all) {
+    for (uint32_t row = 0; row < table.count(); ++row) {
+      if (marks_[table.position_of(row)] != kLoading) bundles_[count++] = table.row(row);
+    }
+  } else {
+    for_each_marked(marks_, [&](uint32_t position) {
+      const uint32_t row = table.row_of(position);
+      if (marks_[position] == kSelected && row != Table::kNone) bundles_[count++] = table.row(row);
+    });
   }
   compute(count, [](size_t, size_t) {});
   {
@@ -264,6 +283,12 @@ void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
   note_rows(before, table.count());
 }
 
+// Waking threads that read is part of what reads cost.
+void Session::submit(ReadBatch& batch, Priority priority) {
+  const Stopwatch stopwatch(counters_.wait_ns);
+  reader_.submit(batch, priority);
+}
+
 void Session::plan_stream(uint32_t layer, ReadBatch& batch) {
   const Stopwatch stopwatch(counters_.table_ns);
   const Table& table = tables_[layer];
@@ -284,7 +309,7 @@ void Session::begin_stream(uint32_t layer) {
     return;
   }
   plan_stream(layer, *streams_);
-  reader_.submit(*streams_, Priority::kStream);
+  submit(*streams_, Priority::kStream);
 }
 
 // A layer's table changes only when that layer is computed, so what it will stream is known. It is read after what is
@@ -295,7 +320,7 @@ void Session::stream_ahead(uint32_t layer) {
   plan_stream(layer, *ahead_);
   counters_.prefetched += ahead_->pieces().size();
   streaming_ahead_ = true;
-  reader_.submit(*ahead_, Priority::kPrefetch);
+  submit(*ahead_, Priority::kPrefetch);
 }
 
 void Session::drop_ahead() {
@@ -319,6 +344,7 @@ void Session::stream_and_compute(uint32_t layer, bool exact) {
     counters_.neurons_streamed += count;
     compute_all(layer, exact, count, [&](size_t from, size_t to) { take_streamed(layer, jobs, from, to); });
     if (exact) keep_active(layer, count);
+    const Stopwatch stopwatch(counters_.wait_ns);
     reader_.release(*streams_, first, jobs.size());
   }
 }
@@ -382,7 +408,7 @@ void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neur
   admit_marked(layer, tokens_[layer] + 1, prefetches_);
   counters_.prefetched += prefetches_.pieces().size();
   prefetching_ = !prefetches_.pieces().empty();
-  reader_.submit(prefetches_, Priority::kPrefetch);
+  submit(prefetches_, Priority::kPrefetch);
 }
 
 void Session::finish_prefetch() {

@@ -84,6 +84,7 @@ class Session {
   void admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch);
   void finish_prefetch();
   void undo(ReadBatch& batch) noexcept;
+  void submit(ReadBatch& batch, Priority priority);
 
   void run_selected(uint32_t layer);
   void run_all(uint32_t layer, bool exact, uint32_t next);

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +84,7 @@ def test_logits_and_greedy_tokens_equal_transformers(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"prefetch": False}, {"compute_threads": 1}, {"compute_threads": 4}, {"reader_threads": 1},
+    [{"read_ahead": False}, {"compute_threads": 1}, {"compute_threads": 4}, {"reader_threads": 1},
      {"window_tokens": 0}, {"kernels": "portable"}, {"pinned_neurons": 9}],
     ids=str,
 )  # fmt: skip
@@ -149,7 +151,7 @@ def test_prefetching_what_the_selector_expects_changes_no_result(checkpoint: Cal
 
 
 def test_what_the_next_layer_streams_is_read_ahead(llama: Checkpoint) -> None:
-    ahead, plain = open_model(llama.path, None), open_model(llama.path, None, prefetch=False)
+    ahead, plain = open_model(llama.path, None), open_model(llama.path, None, read_ahead=False)
     np.testing.assert_array_equal(ahead.decode_all(TEXT), plain.decode_all(TEXT))
     assert plain.stats().session.prefetched == 0
     assert ahead.stats().session.prefetched >= plain.stats().session.neurons_streamed
@@ -208,6 +210,32 @@ def test_the_floor_is_refused_by_one_byte_and_names_its_parts(llama: Checkpoint)
     longer = pack.model_floor_bytes(ModelOptions(SessionOptions(0, reader_threads=3), context_tokens=80))
     # Two threads hold 4 bytes a position for scores.
     assert floor - longer == held.kv_bytes / 2 + 80 * 2 * 4
+
+
+def test_memory_of_the_process_stays_within_the_budget(checkpoint: Callable[..., Checkpoint]) -> None:
+    """In a process of its own, after a model has touched all that it may hold."""
+    wide = checkpoint("qwen2", hidden_size=384, intermediate_size=2048, vocab_size=8000)
+    budget = 30 << 20
+    program = f"""
+import psutil
+from handheld.runtime.flash import ModelOptions, SessionOptions, open_pack
+pack = open_pack({str(wide.path)!r})
+process = psutil.Process()
+options = ModelOptions(SessionOptions({budget}, reader_threads=4))
+pack.session(SessionOptions({budget}, reader_threads=4)).ffn(0, __import__("numpy").ones(384, "f"), "dense")
+before = process.memory_info().rss
+model = pack.model(options)
+for _ in model.generate([5, 6, 7], 50):
+    pass
+stats = model.stats()
+assert stats.session.held_bytes > 0.9 * {budget}, stats.session.held_bytes
+print(process.memory_info().rss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # The interpreter and the allocator take some pages of their own.
+    assert 0.8 * budget < int(done.stdout) < budget + (2 << 20)
+    assert sum(file.stat().st_size for file in wide.path.iterdir()) > budget
 
 
 def test_cancelling_stops_within_a_token_and_keeps_the_text(llama: Checkpoint) -> None:

@@ -155,8 +155,8 @@ typedef struct hh_flash_stats {
   uint64_t neurons_streamed; /* computed from a read buffer and not kept */
   uint64_t neurons_evicted;
   uint64_t neurons_computed;
-  uint64_t prefetched; /* neurons that a prefetch began to load */
-  uint64_t wait_ns;    /* the caller waited for reads */
+  uint64_t prefetched; /* neurons that a prefetch, or reading ahead, began to load */
+  uint64_t wait_ns;    /* the caller waited for reads, or woke the threads that do them */
   uint64_t read_ns;    /* inside read calls, summed over reader threads */
   uint64_t table_ns;   /* table management and read planning */
   uint64_t select_ns;
@@ -245,8 +245,10 @@ typedef struct hh_flash_model_options {
   uint32_t context_tokens; /* room of the key-value cache, allocated at open; 0 (default): 512, or all positions that
                               the model has if they are fewer */
   uint32_t kv_dtype;       /* of the key-value cache: HH_FLASH_FP32 (default) or HH_FLASH_FP16, half of the bytes */
-  uint32_t prefetch;       /* 1 (default): the next layer's reads run under this layer's arithmetic. Dense and exact
-                              mode read what they will need; selected mode what the selector expects */
+  uint32_t read_ahead;     /* 1 (default): dense and exact mode read what the next layer will need under this layer's
+                              arithmetic; 0: not */
+  uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
+                              before its attention; 0 (default): not */
   hh_flash_session_options session; /* budget_bytes covers the whole model */
 } hh_flash_model_options;
 

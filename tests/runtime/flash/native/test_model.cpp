@@ -67,13 +67,13 @@ TEST(a_model_gives_the_same_whatever_is_resident_or_read_ahead) {
     Model whole(pack, options);
     const std::vector<float> want = logits_of(whole, text(20));
     for (const hh_flash_mode mode : {HH_FLASH_DENSE, HH_FLASH_EXACT}) {
-      for (const uint32_t prefetch : {0u, 1u}) {
+      for (const uint32_t read_ahead : {0u, 1u}) {
         ModelOptions given = small_options(*pack, 40, mode);
-        given.prefetch = prefetch;
+        given.read_ahead = read_ahead;
         Model model(pack, given);
         CHECK(test::close(logits_of(model, text(20)), want));
         const hh_flash_decode_stats stats = model.stats();
-        CHECK((stats.session.prefetched > 0) == (prefetch == 1));
+        CHECK((stats.session.prefetched > 0) == (read_ahead == 1));
         CHECK(stats.session.held_peak_bytes <= stats.session.budget_bytes);
         CHECK(stats.position == 20 && stats.tokens == 20);
       }
