@@ -9,12 +9,38 @@ low bits up.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..errors import RuntimeFailure
 
 BLOCK = 32  # weights that the native kernels treat at once
 GROUPED = ("int8", "int4", "int4m")  # the dtypes whose groups of weights have a scale
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows that are quantised already: data (n, row_bytes) uint8, as `encode_rows` gives them for rows of d."""
+
+    data: np.ndarray
+    dtype: str
+    d: int
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.data), self.d
+
+    def __getitem__(self, ids: np.ndarray) -> StoredRows:
+        return StoredRows(self.data[ids], self.dtype, self.d, self.group_size)
+
+    def decode(self) -> np.ndarray:
+        """(n, d) fp32."""
+        return decode_rows(self.data, self.dtype, self.d, self.group_size)
+
+
+Rows = np.ndarray | StoredRows
 
 
 def weight_bytes(dtype: str, d: int) -> int:
@@ -29,9 +55,13 @@ def row_bytes(dtype: str, d: int, group_size: int) -> int:
     return weight_bytes(dtype, d) + (4 if dtype == "int4m" else 2) * (d // group_size)
 
 
-def encode_rows(rows: np.ndarray, dtype: str, group_size: int) -> np.ndarray:
-    """(n, d) floats -> (n, row_bytes) uint8. Raises RuntimeFailure for values that the dtype cannot hold."""
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
+def encode_rows(rows: Rows, dtype: str, group_size: int) -> np.ndarray:
+    """(n, d) floats -> (n, row_bytes) uint8; rows that are stored so already come through as they are.
+
+    Raises RuntimeFailure for values that the dtype cannot hold."""
+    if isinstance(rows, StoredRows) and (rows.dtype, rows.group_size) == (dtype, group_size):
+        return rows.data
+    rows = np.ascontiguousarray(as_floats(rows), dtype=np.float32)
     if not np.isfinite(rows).all():
         raise RuntimeFailure("The weights hold NaN or infinity. Check the checkpoint.")
     if dtype == "fp32":
@@ -82,6 +112,11 @@ def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.n
     if dtype == "int4":
         return (values - 8) * halves[..., 0].repeat(group_size, axis=1)
     return values * halves[..., 0].repeat(group_size, axis=1) + halves[..., 1].repeat(group_size, axis=1)
+
+
+def as_floats(rows: Rows) -> np.ndarray:
+    """(n, d) floats of rows that may be stored ones."""
+    return rows.decode() if isinstance(rows, StoredRows) else rows
 
 
 def encode_ternary(rows: np.ndarray, group_size: int) -> np.ndarray:
