@@ -29,6 +29,7 @@ class Decoder:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.config: DecoderConfig = checkpoint.config
+        self.activate = F.silu if self.config.activation == "silu" else F.relu
 
     @torch.no_grad()
     def embed(self, tokens: Tensor) -> Tensor:
@@ -61,9 +62,8 @@ class Decoder:
     @torch.no_grad()
     def activations(self, layer: Layer, x: Tensor) -> Tensor:
         """(..., d_ff): what each neuron multiplies its down column with."""
-        activate = F.silu if self.config.activation == "silu" else F.relu
         up = _linear(x, layer["up"], layer.get("up_bias"))
-        return activate(_linear(x, layer["gate"], None)) * up if self.config.gated else activate(up)
+        return self.activate(_linear(x, layer["gate"], None)) * up if self.config.gated else self.activate(up)
 
     @torch.no_grad()
     def feed_forward(self, layer: Layer, hidden: Tensor, activations: Tensor) -> Tensor:

@@ -95,6 +95,14 @@ def join_int4m(codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray) -> n
     return np.concatenate([_pack_nibbles(codes), pairs.reshape(len(codes), -1).view(np.uint8)], axis=1)
 
 
+def join_scaled(dtype: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Stored int8 or int4 rows of weights that are quantised already: codes (n, d) int8, in [-8, 7] for int4, and
+    scales (n, d / group size) fp16 -> (n, row_bytes) uint8. The blocks of a GGUF's Q8_0 and Q4_0 rows, group size
+    32, come through this without loss."""
+    weights = codes.view(np.uint8) if dtype == "int8" else _pack_nibbles((codes + np.int8(8)).view(np.uint8))
+    return np.concatenate([weights, np.ascontiguousarray(scales, "<f2").view(np.uint8)], axis=1)
+
+
 def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.ndarray:
     """(n, row_bytes) uint8 -> (n, d) fp32: exactly the weights that the engine computes with."""
     stored = np.ascontiguousarray(stored)
