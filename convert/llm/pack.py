@@ -11,13 +11,11 @@ import numpy as np
 from ...models.llm import Blocks, Checkpoint, DecoderConfig, dense
 from ...models.llm.decoder import Layer
 from ...runtime.flash import FeedForward, ModelConfig, PackSpec, PackWriter
+from ...runtime.flash.layout import CHAT_TEMPLATE_NAME, TOKENIZER_NAME
 from ...runtime.flash.quantise import GROUPED, Rows, StoredRows, join_int4m, join_scaled
 from ..errors import ExportError
 from .calibration import Calibration, Observed
 from .selectors import SELECTORS
-
-TOKENIZER_NAME = "tokenizer.json"
-CHAT_TEMPLATE_NAME = "chat_template.jinja"
 
 _GROUP_SIZE = 32
 _DTYPES = ("fp32", "fp16", "int8", "int4", "int4m")

@@ -78,13 +78,13 @@ class Decoder:
         return F.linear(x, self._outer("embed" if self.config.tied else "head"))
 
     def _outer(self, name: str) -> Tensor:
-        return torch.from_numpy(dense(self._checkpoint.outer(name)))
+        return _tensor(self._checkpoint.outer(name))
 
     def _norm(self, x: Tensor, weight: np.ndarray | Blocks, bias: np.ndarray | Blocks | None) -> Tensor:
-        scale = torch.from_numpy(dense(weight))
+        scale = _tensor(weight)
         if self.config.norm == "rms":
             return scale * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.config.norm_eps))
-        offset = None if bias is None else torch.from_numpy(dense(bias))
+        offset = None if bias is None else _tensor(bias)
         return F.layer_norm(x, x.shape[-1:], scale, offset, self.config.norm_eps)
 
     def _rotate(self, x: Tensor) -> Tensor:
@@ -97,4 +97,9 @@ class Decoder:
 
 
 def _linear(x: Tensor, weight: np.ndarray | Blocks, bias: np.ndarray | Blocks | None) -> Tensor:
-    return F.linear(x, torch.from_numpy(dense(weight)), None if bias is None else torch.from_numpy(dense(bias)))
+    return F.linear(x, _tensor(weight), None if bias is None else _tensor(bias))
+
+
+def _tensor(stored: np.ndarray | Blocks) -> Tensor:
+    # torch warns of memory that it may not write, such as a mapped file's.
+    return torch.from_numpy(np.require(dense(stored), requirements="W"))

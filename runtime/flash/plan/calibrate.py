@@ -47,7 +47,7 @@ def calibrate(
     """
     file_bytes = max(file_bytes, max(chunks)) + _BLOCK_BYTES - 1 & -_BLOCK_BYTES
     points = []
-    source = f"handheld llm calibrate on {_storage_name()}, random reads, direct I/O"
+    source = f"handheld llm calibrate on {describe_host().name}, random reads, direct I/O"
     combinations = [(chunk, count) for count in threads for chunk in chunks]
     with _scratch_file(Path(folder), file_bytes) as path, _direct(path) as descriptor:
         for done, (chunk, count) in enumerate(combinations):
@@ -55,9 +55,8 @@ def calibrate(
             rate = _random_reads(descriptor, file_bytes, chunk, count, seconds_per_point)
             points.append(StoragePoint(chunk, count, rate, source))
     copy_rate, read_rate = _memory_rates(compute_threads)
-    host = describe_host()
     return Device(
-        name=host.cpu_model or platform.machine(),
+        name=describe_host().name,
         storage=StorageCurve(tuple(points)),
         read_alignment_bytes=4096,
         copy_bytes_per_s=copy_rate,
@@ -139,8 +138,3 @@ def _memory_rates(threads: int) -> tuple[float, float]:
             list(pool.map(np.sum, arrays))
             sums.append(time.perf_counter() - started)
     return _MEMORY_BYTES / min(copies), threads * _MEMORY_BYTES / min(sums)
-
-
-def _storage_name() -> str:
-    host = describe_host()
-    return f"{host.cpu_model or platform.machine()}, {host.os}"

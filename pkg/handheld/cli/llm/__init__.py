@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from ..console import paragraphs
-from . import calibrate, replay
+from . import calibrate, generate, pack, profile, quality, replay
 
 app = typer.Typer(
     name="llm",
@@ -14,6 +14,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-for command in (calibrate, replay):
+for command in (pack, generate, profile, quality, calibrate, replay):
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)

@@ -27,9 +27,9 @@ def run(
     removed afterwards. Other work on the machine spoils it.
     """
     from handheld.runtime.flash.plan import calibrate
-    from handheld.runtime.host import describe_host
+    from handheld.runtime.host import conditions
 
-    load = describe_host().load_average_1min
+    load = conditions().load_average_1min
     if load and load > 1:
         note(f"The machine is busy (load {load:.1f}): figures will be worse than they need to be.")
     with bar("Measuring") as progress:
