@@ -50,6 +50,7 @@ def calibrate(
     source = f"handheld llm calibrate on {describe_host().name}, random reads, direct I/O"
     combinations = [(chunk, count) for count in threads for chunk in chunks]
     with _scratch_file(Path(folder), file_bytes) as path, _direct(path) as descriptor:
+        alignment = _alignment(descriptor)
         for done, (chunk, count) in enumerate(combinations):
             progress(done, len(combinations))
             rate = _random_reads(descriptor, file_bytes, chunk, count, seconds_per_point)
@@ -58,7 +59,7 @@ def calibrate(
     return Device(
         name=describe_host().name,
         storage=StorageCurve(tuple(points)),
-        read_alignment_bytes=4096,
+        read_alignment_bytes=alignment,
         copy_bytes_per_s=copy_rate,
         compute_bytes_per_s=read_rate,
         memory_source=f"best of 5, {_MEMORY_BYTES} bytes a thread: copy on 1, sum on {compute_threads}",
@@ -122,6 +123,19 @@ def _random_reads(descriptor: int, file_bytes: int, chunk: int, threads: int, se
     with ThreadPoolExecutor(threads) as pool:
         reads = sum(pool.map(read, range(threads)))
     return reads * chunk / (time.perf_counter() - started)
+
+
+def _alignment(descriptor: int) -> int:
+    """Bytes that offsets and sizes of direct reads are multiples of."""
+    sector = 512
+    try:
+        with mmap.mmap(-1, mmap.PAGESIZE) as buffer, memoryview(buffer) as view:
+            os.preadv(descriptor, [view[:sector]], sector)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return 4096
+    return sector
 
 
 def _memory_rates(threads: int) -> tuple[float, float]:

@@ -16,9 +16,9 @@ from ..engine import Model, ModelOptions, Pack
 class DecodeProfile:
     """`tokens` generated greedily after a prompt, which is not timed.
 
-    hit_rate: of the neurons that were needed, those that were resident. shares of token_ns, which add up to one:
-    waiting for reads, arithmetic of the feed-forward layers, selector, attention (with norms and embedding), head,
-    and the engine's own work.
+    hit_rate: of the neurons that were needed, those that were in memory by then, prefetched ones included. shares
+    of token_ns, which add up to one: waiting for reads, arithmetic of the feed-forward layers, selector, attention
+    (with norms and embedding), head, and the engine's own work.
     """
 
     mode: str
