@@ -12,13 +12,12 @@ typealias RunListener = (outputs: List<FloatArray>, latencyNs: Long) -> Boolean
  * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then all
  * shapes are replayed for parity.
  *
- * A failure of the runtime, or of memory, ends it: what was measured is kept, and [Profile.Subject.error] says why.
+ * A failure of the runtime, or of memory, ends it: what was measured is kept, and [Profile.Subject.error] says why. So
+ * does the listener, without a reason; then there is no parity.
  *
- * Args:
- *     shape: one of [ModelBundle.shapes]; null is the first.
- *     open: loads the artefact in a shape; another one than the app's own is for tests.
- *
- * Throws [BundleError] for an artefact or golden tensors that are not what the manifest says.
+ * @param shape one of [ModelBundle.shapes]; null is the first.
+ * @param open loads the artefact in a shape; another one than the app's own is for tests.
+ * @throws BundleError for an artefact or golden tensors that are not what the manifest says.
  */
 fun ModelBundle.measure(
     artifact: Manifest.Artifact,
@@ -50,7 +49,7 @@ fun ModelBundle.measure(
                 }
             }
         }
-        subject = subject.copy(parity = replay(artifact, open))
+        if (goOn) subject = subject.copy(parity = replay(artifact, open))
     } catch (error: DecoderError) {
         subject = subject.copy(error = error.message ?: "The runtime failed.")
     } catch (error: OutOfMemoryError) {
