@@ -3,8 +3,8 @@ package dev.handheld
 import java.io.File
 
 /**
- * Records each text that a model generates as a round of a profile: the prompt with its first token is the first run, each
- * further token a timed run. Counters of the engine are those of the timed runs alone.
+ * Records each text that a model generates as a round of a profile: the prompt with its first token is the first run,
+ * each further token a timed run. Counters of the engine are those of the timed runs alone.
  *
  * `load` opens the model; it is closed by the caller.
  */
@@ -26,8 +26,8 @@ class FlashRecorder(private val meter: Meter, load: () -> FlashModel) {
     }
 
     /**
-     * Generates and measures; the text goes on from what the model holds. Of all but the first text, what it took to load
-     * is unknown. `onToken` may end it.
+     * Generates and measures; the text goes on from what the model holds. Of all but the first text, what it took to
+     * load is unknown. `onToken` may end it.
      */
     fun generate(prompt: IntArray, maxNew: Int, onToken: (Int) -> Boolean): Profile.Subject {
         val opened = opening.also { opening = null }

@@ -9,8 +9,8 @@ import java.util.TimeZone
 typealias RunListener = (outputs: List<FloatArray>, latencyNs: Long) -> Boolean
 
 /**
- * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then all
- * shapes are replayed for parity.
+ * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then
+ * all shapes are replayed for parity.
  *
  * A failure of the runtime, or of memory, ends it: what was measured is kept, and [Profile.Subject.error] says why. So
  * does the listener, without a reason; then there is no parity.
@@ -58,7 +58,10 @@ fun ModelBundle.measure(
     return subject.copy(rounds = rounds)
 }
 
-/** Replays the golden tensors of every shape through an artefact; `open` loads it in a shape, checked ([ModelBundle.open]). */
+/**
+ * Replays the golden tensors of every shape through an artefact; `open` loads it in a shape, checked
+ * ([ModelBundle.open]).
+ */
 fun ModelBundle.replay(artifact: Manifest.Artifact, open: (String?) -> VideoDecoder): List<Parity> = shapes.flatMap { shape ->
     val golden = golden(shape)
     val outputs = open(shape).use { decoder -> decoder.run(manifest.inputs.map { golden.inputs.getValue(it.name) }) }

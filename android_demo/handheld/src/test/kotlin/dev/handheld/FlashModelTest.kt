@@ -13,8 +13,8 @@ import kotlin.test.assertTrue
 import org.junit.Assume.assumeTrue
 
 /**
- * The engine itself, through JNI, on a pack that `check.py` makes: the folder in the property `handheld.pack`, with what
- * the engine's Python door generated in `expected.json`.
+ * The engine itself, through JNI, on a pack that `check/pack.py` makes: the folder in the property `handheld.pack`, with
+ * what the engine's Python door generated in `expected.json`.
  */
 class FlashModelTest {
     private val folder = System.getProperty("handheld.pack")?.let(::File)
