@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..bundle import Bundle
@@ -21,9 +21,7 @@ from ..profile_record import Profile
 
 APP_ID = "dev.handheld.demo"
 
-# Where the app keeps what it was sent, and what it measured, in its data container.
-_BUNDLES = "Documents/Bundles"
-_PROFILES = "Documents/Profiles"
+_PULL_EVERY_SECONDS = 5.0
 
 _DEVICECTL = ("xcrun", "devicectl")
 
@@ -61,24 +59,21 @@ def push_argv(device: str, bundle: Path, app_id: str = APP_ID) -> list[str]:
     return [
         *(*_DEVICECTL, "device", "copy", "to", "--device", device),
         *("--domain-type", "appDataContainer", "--domain-identifier", app_id),
-        *("--source", str(bundle), "--destination", f"{_BUNDLES}/{bundle.name}"),
+        *("--source", str(bundle), "--destination", f"Documents/{bundle.name}"),
     ]
 
 
-def launch_argv(device: str, bundle: str, profile: str, app_id: str = APP_ID) -> list[str]:
-    """Start the app to measure a bundle of that name and to end; waits for it."""
-    return [
-        *(*_DEVICECTL, "device", "process", "launch", "--console", "--terminate-existing", "--device", device),
-        *(app_id, "--profile", bundle, "--profile-out", profile),
-    ]
+def launch_argv(device: str, app_id: str = APP_ID) -> list[str]:
+    """Start the app."""
+    return [*_DEVICECTL, "device", "process", "launch", "--device", device, app_id]
 
 
-def pull_argv(device: str, profile: str, target: Path, app_id: str = APP_ID) -> list[str]:
-    """Copy what the app measured from it."""
+def pull_argv(device: str, bundle: str, target: Path, app_id: str = APP_ID) -> list[str]:
+    """Copy what the app measured last of a bundle of that name: the file that it would share."""
     return [
         *(*_DEVICECTL, "device", "copy", "from", "--device", device),
         *("--domain-type", "appDataContainer", "--domain-identifier", app_id),
-        *("--source", f"{_PROFILES}/{profile}", "--destination", str(target)),
+        *("--source", f"tmp/{bundle}.profile.json", "--destination", str(target)),
     ]
 
 
@@ -116,32 +111,60 @@ def choose(devices: dict[str, str], wanted: str | None) -> str:
     )
 
 
-def profile_ios(bundle: Bundle, *, device: str | None = None, app_id: str = APP_ID) -> Profile:
+def profile_ios(
+    bundle: Bundle,
+    *,
+    device: str | None = None,
+    app_id: str = APP_ID,
+    timeout_seconds: float = 1800.0,
+    on_ready: Callable[[], None] | None = None,
+) -> Profile:
     """Measure a bundle with the app on a connected iPhone. Needs macOS with Xcode, and the app installed.
 
-    Raises RuntimeMissing elsewhere, saying how to import; RuntimeFailure where devicectl fails.
+    Sends the bundle, starts the app, and waits until somebody has measured there: the profile is fetched by itself.
+
+    Args:
+        device: name or identifier; None is the only one.
+        on_ready: called when the app is started and a person is needed.
+
+    Raises RuntimeMissing elsewhere, saying how to import; RuntimeFailure where devicectl fails, and where nobody
+    measured in time.
     """
     if sys.platform != "darwin":
         raise RuntimeMissing(
             "devicectl is a part of Xcode, on macOS. Here: open the bundle in the iOS app, measure it there, share "
             "the profile, and give it with --import."
         )
+    folder = bundle.path.resolve()
     with tempfile.TemporaryDirectory(prefix="handheld-") as scratch:
-        listed = Path(scratch) / "devices.json"
-        _run(list_argv(listed))
+        listed, target = Path(scratch) / "devices.json", Path(scratch) / "profile.json"
+        _must(list_argv(listed))
         chosen = choose(parse_devices(listed.read_text(encoding="utf-8")), device)
-        name = f"{bundle.path.resolve().name}-{time.time_ns()}.json"
-        target = Path(scratch) / name
-        _run(push_argv(chosen, bundle.path.resolve(), app_id))
-        _run(launch_argv(chosen, bundle.path.resolve().name, name, app_id))
-        _run(pull_argv(chosen, name, target, app_id))
-        return import_profile(target, bundle)
+        pull = pull_argv(chosen, folder.name, target, app_id)
+        stale = target.read_bytes() if _run(pull).returncode == 0 else None
+        _must(push_argv(chosen, folder, app_id))
+        _must(launch_argv(chosen, app_id))
+        if on_ready:
+            on_ready()
+        end = time.monotonic() + timeout_seconds
+        while time.monotonic() < end:
+            if _run(pull).returncode == 0 and target.read_bytes() != stale:
+                return import_profile(target, bundle)
+            time.sleep(_PULL_EVERY_SECONDS)
+    raise RuntimeFailure(
+        f"Nothing was measured in {timeout_seconds:.0f} s. Open {folder.name} in the app, tap Decode and measure, "
+        "and start again; or share the profile and give it with --import."
+    )
 
 
-def _run(command: Sequence[str]) -> None:
+def _must(command: Sequence[str]) -> None:
+    done = _run(command)
+    if done.returncode:
+        raise RuntimeFailure(f"`{' '.join(command[:5])} ...` failed: {(done.stderr or done.stdout).strip()}")
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except FileNotFoundError as error:
         raise RuntimeMissing("xcrun is not there: install Xcode.") from error
-    if done.returncode:
-        raise RuntimeFailure(f"`{' '.join(command[:6])} ...` failed: {(done.stderr or done.stdout).strip()}")

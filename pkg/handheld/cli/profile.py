@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from .console import say, size, status, table
+from .console import note, say, size, status, table
 from .errors import CommandError
 from .progress import bar
 
@@ -128,7 +129,11 @@ def _on_android(
 def _on_ios(bundle: Bundle, serial: str | None, shared: Path | None) -> Profile:
     from handheld.runtime.devices.ios import import_profile, profile_ios
 
-    return profile_ios(bundle, device=serial) if shared is None else import_profile(shared, bundle)
+    if shared is not None:
+        return import_profile(shared, bundle)
+    name = bundle.path.resolve().name
+    ready = partial(note, f"On the phone: open {name} and tap Decode and measure. Waiting for what it measures.")
+    return profile_ios(bundle, device=serial, on_ready=ready)
 
 
 def _write(bundle: Bundle, measured: Profile, out: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_shared_profile_is_of_the_bundle_or_refused(make_bundle: Callable, tmp
 def test_the_command_lines_move_bundle_and_profile_through_the_apps_container() -> None:
     device = ["--device", "ID-1"]
     container = ["--domain-type", "appDataContainer", "--domain-identifier", "dev.handheld.demo"]
-    bundle = ["--source", "/b/ltx", "--destination", "Documents/Bundles/ltx"]
+    bundle = ["--source", "/b/ltx", "--destination", "Documents/ltx"]
     assert ios.list_argv(Path("o.json")) == ["xcrun", "devicectl", "list", "devices", "--json-output", "o.json"]
     assert ios.push_argv("ID-1", Path("/b/ltx")) == [
         *("xcrun", "devicectl", "device", "copy", "to"),
@@ -49,15 +49,67 @@ def test_the_command_lines_move_bundle_and_profile_through_the_apps_container() 
         *container,
         *bundle,
     ]
-    launched = ios.launch_argv("ID-1", "ltx", "p.json", "org.example.app")
-    assert launched[:5] == ["xcrun", "devicectl", "device", "process", "launch"]
-    assert launched[-7:] == [*device, "org.example.app", "--profile", "ltx", "--profile-out", "p.json"]
-    assert ios.pull_argv("ID-1", "p.json", Path("here.json")) == [
+    assert ios.launch_argv("ID-1", "org.example.app") == [
+        *("xcrun", "devicectl", "device", "process", "launch"),
+        *device,
+        "org.example.app",
+    ]
+    assert ios.pull_argv("ID-1", "ltx", Path("here.json")) == [
         *("xcrun", "devicectl", "device", "copy", "from"),
         *device,
         *container,
-        *("--source", "Documents/Profiles/p.json", "--destination", "here.json"),
+        *("--source", "tmp/ltx.profile.json", "--destination", "here.json"),
     ]
+
+
+def test_the_app_keeps_what_it_measured_where_it_is_fetched() -> None:
+    """The names in the command lines are those of the app's sources."""
+    app = Path(__file__).resolve().parents[3] / "ios_demo" / "HandheldDemo"
+    player = (app / "HandheldDemo" / "Player.swift").read_text()
+    assert 'temporaryDirectory.appendingPathComponent("\\(name).profile.json")' in player
+    assert ".documentDirectory" in (app / "HandheldDemo" / "Library.swift").read_text()
+    project = (app / "HandheldDemo.xcodeproj" / "project.pbxproj").read_text()
+    assert f"PRODUCT_BUNDLE_IDENTIFIER = {ios.APP_ID};" in project
+
+
+# Stands for xcrun on a Mac: lists a phone, takes the bundle, and has a new profile at the third fetch.
+XCRUN = """#!/bin/sh
+echo "$@" >> "$LOG"
+case "$*" in
+  *"list devices"*) cp "$LISTED" "$5" ;;
+  *"copy from"*)
+    fetched=$(grep -c "copy from" "$LOG")
+    for last; do :; done
+    if [ "$fetched" -lt 3 ]; then echo stale > "$last"; else cp "$MEASURED" "$last"; fi ;;
+esac
+"""
+
+
+def test_on_a_mac_the_app_is_started_and_the_new_profile_fetched(
+    make_bundle: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = make_bundle("ios")
+    shared = read_profile(FIXTURES / "ios.json")
+    own = dataclasses.replace(shared.subjects[0], sha256=bundle.artifact("ios").sha256)
+    write_profile(dataclasses.replace(shared, subjects=(own,)), tmp_path / "own.json")
+    (tmp_path / "listed.json").write_text(LISTED)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "xcrun").write_text(XCRUN)
+    (tmp_path / "bin" / "xcrun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    for name, path in (("LOG", "log"), ("LISTED", "listed.json"), ("MEASURED", "own.json")):
+        monkeypatch.setenv(name, str(tmp_path / path))
+    monkeypatch.setattr(ios.sys, "platform", "darwin")
+    monkeypatch.setattr(ios, "_PULL_EVERY_SECONDS", 0.01)
+    asked: list[bool] = []
+    assert ios.profile_ios(bundle, on_ready=lambda: asked.append(True)).subjects == (own,)
+    assert asked == [True]
+    steps = [line.split(" --")[0] for line in (tmp_path / "log").read_text().splitlines()]
+    fetch = "devicectl device copy from"
+    assert steps[0] == "devicectl list devices"
+    assert steps[1:] == [fetch, "devicectl device copy to", "devicectl device process launch", fetch, fetch]
+    with pytest.raises(RuntimeFailure, match="Nothing was measured in 0 s"):
+        ios.profile_ios(bundle, timeout_seconds=0)
 
 
 def test_a_phone_is_chosen_by_name_or_identifier() -> None:
