@@ -10,8 +10,8 @@ is also given under onnxruntime's own defaults, as who exports it would run it. 
 the eager fp32 output.
 
 The JSON: schema_version, command, created_utc, versions, device, settings (repeat, warmup, rounds, threads), and
-per preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and all
-samples `latency_ns`, a list per round. None is unknown, never zero.
+per preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and
+all samples `latency_ns`, a list per round. None is unknown, never zero.
 """
 
 from __future__ import annotations
