@@ -18,13 +18,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any, TextIO
-
-import numpy as np
 
 from . import host
 from .bundle import read_bundle
-from .manifest import TensorSpec
+from .parity import compare
 from .session import SESSIONS, Session, load_session
 
 
@@ -60,7 +59,7 @@ class _Runner:
     def compare(self) -> dict[str, Any]:
         return {
             "outputs": [
-                _parity(spec, method, results[spec.name], outputs[spec.name])
+                asdict(compare(spec, method, results[spec.name], outputs[spec.name]))
                 for method, (inputs, outputs) in self._golden.items()
                 for results in [self._session.run(inputs)]
                 for spec in self._session.outputs
@@ -69,21 +68,6 @@ class _Runner:
 
     def memory(self) -> dict[str, Any]:
         return {"peak_bytes": host.peak_rss_bytes()}
-
-
-def _parity(spec: TensorSpec, method: str | None, result: np.ndarray, golden: np.ndarray) -> dict[str, Any]:
-    named = {"output": spec.name, "method": method, "finite": bool(np.isfinite(result).all())}
-    if not named["finite"]:
-        return {**named, "max_abs_error": None, "mean_squared_error": None, "peak": None}
-    wanted = golden.astype(np.float64)
-    difference = np.abs(result - wanted)
-    low, high = spec.range or (wanted.min(), wanted.max())
-    return {
-        **named,
-        "max_abs_error": float(difference.max()),
-        "mean_squared_error": float(np.mean(difference**2)),
-        "peak": float(high - low),
-    }
 
 
 def serve(requests: Iterable[str], replies: TextIO) -> None:

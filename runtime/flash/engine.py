@@ -165,6 +165,10 @@ class Model:
             if int(tokens[0]) in self._eos:
                 return
 
+    def resident(self, layer: int) -> np.ndarray:
+        """The ids of the neurons that the layer holds."""
+        return self._native.resident(layer)
+
     def truncate(self, tokens: int) -> None:
         """Shorten the text to its first `tokens` tokens. Resident neurons stay."""
         self._native.truncate(tokens)

@@ -11,6 +11,10 @@ from typing import Any
 from ..errors import RuntimeFailure
 from .quantise import BLOCK, GROUPED, row_bytes
 
+# Beside the manifest, where the checkpoint has them.
+TOKENIZER_NAME = "tokenizer.json"
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
+
 FORMAT_VERSION = 1
 PAGE_BYTES = 16 * 1024
 

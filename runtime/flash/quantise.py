@@ -9,12 +9,38 @@ low bits up.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from ..errors import RuntimeFailure
 
 BLOCK = 32  # weights that the native kernels treat at once
 GROUPED = ("int8", "int4", "int4m")  # the dtypes whose groups of weights have a scale
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Rows that are quantised already: data (n, row_bytes) uint8, as `encode_rows` gives them for rows of d."""
+
+    data: np.ndarray
+    dtype: str
+    d: int
+    group_size: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.data), self.d
+
+    def __getitem__(self, ids: np.ndarray) -> StoredRows:
+        return StoredRows(self.data[ids], self.dtype, self.d, self.group_size)
+
+    def decode(self) -> np.ndarray:
+        """(n, d) fp32."""
+        return decode_rows(self.data, self.dtype, self.d, self.group_size)
+
+
+Rows = np.ndarray | StoredRows
 
 
 def weight_bytes(dtype: str, d: int) -> int:
@@ -29,9 +55,13 @@ def row_bytes(dtype: str, d: int, group_size: int) -> int:
     return weight_bytes(dtype, d) + (4 if dtype == "int4m" else 2) * (d // group_size)
 
 
-def encode_rows(rows: np.ndarray, dtype: str, group_size: int) -> np.ndarray:
-    """(n, d) floats -> (n, row_bytes) uint8. Raises RuntimeFailure for values that the dtype cannot hold."""
-    rows = np.ascontiguousarray(rows, dtype=np.float32)
+def encode_rows(rows: Rows, dtype: str, group_size: int) -> np.ndarray:
+    """(n, d) floats -> (n, row_bytes) uint8; rows that are stored so already come through as they are.
+
+    Raises RuntimeFailure for values that the dtype cannot hold."""
+    if isinstance(rows, StoredRows) and (rows.dtype, rows.group_size) == (dtype, group_size):
+        return rows.data
+    rows = np.ascontiguousarray(as_floats(rows), dtype=np.float32)
     if not np.isfinite(rows).all():
         raise RuntimeFailure("The weights hold NaN or infinity. Check the checkpoint.")
     if dtype == "fp32":
@@ -65,6 +95,14 @@ def join_int4m(codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray) -> n
     return np.concatenate([_pack_nibbles(codes), pairs.reshape(len(codes), -1).view(np.uint8)], axis=1)
 
 
+def join_scaled(dtype: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Stored int8 or int4 rows of weights that are quantised already: codes (n, d) int8, in [-8, 7] for int4, and
+    scales (n, d / group size) fp16 -> (n, row_bytes) uint8. The blocks of a GGUF's Q8_0 and Q4_0 rows, group size
+    32, come through this without loss."""
+    weights = codes.view(np.uint8) if dtype == "int8" else _pack_nibbles((codes + np.int8(8)).view(np.uint8))
+    return np.concatenate([weights, np.ascontiguousarray(scales, "<f2").view(np.uint8)], axis=1)
+
+
 def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.ndarray:
     """(n, row_bytes) uint8 -> (n, d) fp32: exactly the weights that the engine computes with."""
     stored = np.ascontiguousarray(stored)
@@ -82,6 +120,11 @@ def decode_rows(stored: np.ndarray, dtype: str, d: int, group_size: int) -> np.n
     if dtype == "int4":
         return (values - 8) * halves[..., 0].repeat(group_size, axis=1)
     return values * halves[..., 0].repeat(group_size, axis=1) + halves[..., 1].repeat(group_size, axis=1)
+
+
+def as_floats(rows: Rows) -> np.ndarray:
+    """(n, d) floats of rows that may be stored ones."""
+    return rows.decode() if isinstance(rows, StoredRows) else rows
 
 
 def encode_ternary(rows: np.ndarray, group_size: int) -> np.ndarray:

@@ -82,7 +82,7 @@ private final class Engine: @unchecked Sendable {
         try model.resume()
         try model.reset()
         var ids: [UInt32] = []
-        let prompt = tokenizer.encode(prompt(text))
+        let prompt = tokenizer.chat(text, first: true)
         let (_, nanoseconds) = try timed {
             try model.generate(prompt, limit: Self.longestAnswer) { id in
                 ids.append(id)
@@ -101,11 +101,5 @@ private final class Engine: @unchecked Sendable {
 
     func cancel() {
         model.cancel()
-    }
-
-    /// ChatML where the tokenizer has its marks, as instruction models do; else the text as it is.
-    private func prompt(_ text: String) -> String {
-        guard tokenizer.id("<|im_start|>") != nil else { return text }
-        return "<|im_start|>user\n\(text)<|im_end|>\n<|im_start|>assistant\n"
     }
 }

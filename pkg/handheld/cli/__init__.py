@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from . import check, compare, decode, demo, distill, doctor, encode, estimate, export, profile, tune, verify
+from . import check, compare, decode, demo, distill, doctor, encode, estimate, export, llm, profile, tune, verify
 from .console import paragraphs
 from .errors import message_of
 
@@ -31,6 +31,8 @@ COMMANDS = (distill, check, estimate, export, verify, profile, compare, encode, 
 for command in COMMANDS:
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)
+
+app.add_typer(llm.app)
 
 
 def _version(show: bool) -> None:

@@ -191,6 +191,18 @@ class PyModel {
     return to_numpy(std::move(tokens));
   }
 
+  nb::object resident(uint32_t layer) {
+    std::vector<uint32_t> ids;
+    call([&] {
+      size_t count = 0;
+      const hh_flash_status status = hh_flash_model_resident(model_.get(), layer, nullptr, 0, &count);
+      if (status != HH_FLASH_OK) return status;
+      ids.resize(count);
+      return hh_flash_model_resident(model_.get(), layer, ids.data(), ids.size(), &count);
+    });
+    return to_numpy(std::move(ids));
+  }
+
   void truncate(size_t tokens) {
     call([&] { return hh_flash_model_truncate(model_.get(), tokens); });
   }
@@ -397,6 +409,7 @@ NB_MODULE(_flash, module) {
       .def("decode", &PyModel::decode, "tokens"_a)
       .def("decode_all", &PyModel::decode_all, "tokens"_a)
       .def("generate", &PyModel::generate, "prompt"_a, "max_new"_a)
+      .def("resident", &PyModel::resident, "layer"_a)
       .def("truncate", &PyModel::truncate, "tokens"_a)
       .def("cancel", &PyModel::cancel)
       .def("resume", &PyModel::resume)

@@ -40,6 +40,7 @@ class Model {
   void decode(Span<const uint32_t> tokens, float* logits, bool all);
   void generate(Span<const uint32_t> prompt, size_t max_new, hh_flash_token_callback on_token, void* user);
   void truncate(size_t tokens);
+  size_t resident(uint32_t layer, Span<uint32_t> ids) { return session_.resident(layer, ids); }
   void cancel() { session_.cancel(); }
   void resume() { session_.resume(); }
   void reset();

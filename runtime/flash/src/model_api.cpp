@@ -96,6 +96,15 @@ hh_flash_status hh_flash_model_truncate(hh_flash_model* model, size_t tokens) {
   });
 }
 
+hh_flash_status hh_flash_model_resident(hh_flash_model* model, uint32_t layer, uint32_t* neurons, size_t capacity,
+                                        size_t* neuron_count) {
+  return guarded([&] {
+    require_pointers(model, neuron_count);
+    if (capacity != 0) require_pointers(neurons);
+    *neuron_count = model->model.resident(layer, {neurons, capacity});
+  });
+}
+
 void hh_flash_model_cancel(hh_flash_model* model) {
   if (model != nullptr) model->model.cancel();
 }

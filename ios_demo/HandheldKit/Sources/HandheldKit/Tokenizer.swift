@@ -6,10 +6,13 @@ public struct Tokenizer: Sendable {
     private let ids: [String: UInt32]
     private let texts: [UInt32: String]
     private let ranks: [Pair: Int]
-    /// Tokens that are found in the text before anything else, the longest first.
-    private let added: [(text: String, id: UInt32)]
-    private let special: Set<UInt32>
+    private let special: [String: UInt32]
+    private let specialIDs: Set<UInt32>
     private let splits: [Split]
+    /// Whether a piece that is a token is taken whole, without merges.
+    private let wholeWords: Bool
+    /// What a text begins with.
+    private let start: [UInt32]
 
     private struct Pair: Hashable {
         let left: String
@@ -33,9 +36,7 @@ public struct Tokenizer: Sendable {
         guard model?["type"] == .string("BPE"), case .object(let vocabulary)? = model?["vocab"],
             case .array(let merges)? = model?["merges"]
         else { throw unsupported("a model that is not BPE") }
-        guard json["normalizer"].isNull || json["normalizer"]?["type"] == .string("NFC") else {
-            throw unsupported("a normalizer")
-        }
+        guard json["normalizer"].isNull else { throw unsupported("a normalizer") }
         var ids: [String: UInt32] = [:]
         for entry in vocabulary {
             guard case .integer(let id) = entry.value, let id = UInt32(exactly: id) else { throw unsupported("ids") }
@@ -43,52 +44,49 @@ public struct Tokenizer: Sendable {
         }
         var ranks: [Pair: Int] = [:]
         for (rank, merge) in merges.enumerated() { ranks[try Self.pair(merge)] = rank }
-        var added: [(text: String, id: UInt32)] = []
-        var special: Set<UInt32> = []
+        var special: [String: UInt32] = [:]
         if case .array(let tokens)? = json["added_tokens"] {
             for token in tokens {
                 guard case .string(let text)? = token["content"], case .integer(let id)? = token["id"],
                     let id = UInt32(exactly: id)
                 else { throw unsupported("added tokens") }
-                added.append((text, id))
-                if token["special"] == .bool(true) { special.insert(id) }
+                special[text] = id
             }
         }
         self.ids = ids
         self.ranks = ranks
         self.special = special
-        self.added = added.sorted { $0.text.utf8.count > $1.text.utf8.count }
+        specialIDs = Set(special.values)
         splits = try Split.list(json["pre_tokenizer"])
-        texts = Dictionary(ids.map { ($0.value, $0.key) } + added.map { ($0.id, $0.text) }) { $1 }
+        wholeWords = model?["ignore_merges"] == .bool(true)
+        start = try Self.start(json["post_processor"])
+        texts = Dictionary(ids.map { ($0.value, $0.key) }) { first, _ in first }
     }
 
-    /// The id of a token by its text, such as "<|im_end|>".
-    public func id(_ token: String) -> UInt32? {
-        added.first { $0.text == token }?.id ?? ids[token]
-    }
-
-    /// Ids of a text; added tokens that are written out in it count as such. Nothing is put before or after it.
+    /// Ids of a text; special tokens that are written out in it are plain text, so that nobody can forge a turn of a chat.
     public func encode(_ text: String) -> [UInt32] {
-        guard let (range, id) = firstAdded(text) else { return pieces(text).flatMap(merge) }
-        let before = String(text[..<range.lowerBound]), after = String(text[range.upperBound...])
-        return pieces(before).flatMap(merge) + [id] + encode(after)
+        pieces(text).flatMap(merge)
     }
 
-    /// The text of ids, without special tokens. An id's bytes may be half a character: decode all ids of a text at once.
-    public func decode(_ ids: [UInt32]) -> String {
-        var bytes: [UInt8] = []
-        for id in ids where !special.contains(id) {
-            guard let text = texts[id] else { continue }
-            let known = text.unicodeScalars.map { byteOfScalar[$0] }
-            bytes += known.contains(nil) ? Array(text.utf8) : known.compactMap { $0 }
+    /// What a plain text begins with: a begin-of-text token where the model wants one, and the text's ids.
+    public func prompt(_ text: String) -> [UInt32] {
+        start + encode(text)
+    }
+
+    /// A person's message and the opening of the answer, in ChatML where the model has its tokens; else the text as it is.
+    /// `first` is whether the conversation begins with it.
+    public func chat(_ message: String, first: Bool) -> [UInt32] {
+        guard let begin = special["<|im_start|>"], let end = special["<|im_end|>"] else {
+            return first ? prompt(message) : encode(message)
         }
-        return String(decoding: bytes, as: UTF8.self)
+        let turn = [begin] + encode("user\n\(message)") + [end] + encode("\n") + [begin] + encode("assistant\n")
+        return first ? turn : encode("\n") + turn
     }
 
-    private func firstAdded(_ text: String) -> (Range<String.Index>, UInt32)? {
-        let found = added.compactMap { token in text.range(of: token.text, options: .literal).map { ($0, token.id) } }
-        // At one place the longest wins, and `added` has that order.
-        return found.min { $0.0.lowerBound < $1.0.lowerBound }
+    /// The text of ids, without special tokens. An id's bytes may be half a letter: decode all ids of a text at once.
+    public func decode(_ ids: [UInt32]) -> String {
+        let letters = ids.filter { !specialIDs.contains($0) }.compactMap { texts[$0] }.joined().unicodeScalars
+        return String(decoding: letters.compactMap { byteOfScalar[$0] }, as: UTF8.self)
     }
 
     private func pieces(_ text: String) -> [String] {
@@ -97,6 +95,8 @@ public struct Tokenizer: Sendable {
 
     /// Joins the pair of the lowest rank until there is none.
     private func merge(_ piece: String) -> [UInt32] {
+        let letters = String(String.UnicodeScalarView(piece.utf8.map { scalarOfByte[Int($0)] }))
+        if wholeWords, let id = ids[letters] { return [id] }
         var parts = piece.utf8.map { String(scalarOfByte[Int($0)]) }
         while parts.count > 1 {
             let ranked = (0..<parts.count - 1).compactMap { at in
@@ -106,6 +106,30 @@ public struct Tokenizer: Sendable {
             parts[best.at] += parts.remove(at: best.at + 1)
         }
         return parts.compactMap { ids[$0] }
+    }
+
+    /// The special tokens that a template puts before a single text; one that puts any behind it is refused.
+    private static func start(_ json: JSON?) throws -> [UInt32] {
+        switch json?["type"] {
+        case nil where json.isNull, .string("ByteLevel")?: return []
+        case .string("Sequence")?:
+            guard case .array(let steps)? = json?["processors"] else { throw unsupported("a post-processor") }
+            return try steps.flatMap(start)
+        case .string("TemplateProcessing")?:
+            guard case .array(let template)? = json?["single"], let last = template.last, last["Sequence"] != nil else {
+                throw unsupported("a template")
+            }
+            return try template.dropLast().flatMap { piece -> [UInt32] in
+                guard case .string(let name)? = piece["SpecialToken"]?["id"],
+                    case .array(let ids)? = json?["special_tokens"]?[name]?["ids"]
+                else { throw unsupported("a template") }
+                return ids.compactMap { id in
+                    guard case .integer(let id) = id else { return nil }
+                    return UInt32(exactly: id)
+                }
+            }
+        default: throw unsupported("a post-processor")
+        }
     }
 
     private static func pair(_ merge: JSON) throws -> Pair {

@@ -322,6 +322,10 @@ HH_FLASH_API hh_flash_status hh_flash_model_generate(hh_flash_model* model, cons
 /* Shortens the text to its first `tokens` tokens. Resident neurons stay. */
 HH_FLASH_API hh_flash_status hh_flash_model_truncate(hh_flash_model* model, size_t tokens);
 
+/* As hh_flash_session_resident. */
+HH_FLASH_API hh_flash_status hh_flash_model_resident(hh_flash_model* model, uint32_t layer, uint32_t* neurons,
+                                                     size_t capacity, size_t* neuron_count);
+
 /* As those of a session; a reset empties the text. A cancelled call ends within the token it is at. */
 HH_FLASH_API void hh_flash_model_cancel(hh_flash_model* model);
 HH_FLASH_API hh_flash_status hh_flash_model_resume(hh_flash_model* model);

@@ -3,7 +3,9 @@ package dev.handheld
 /** Stands for a value that is not there, which is another thing than null. */
 private object Absent
 
-/** One value of a JSON tree with its place in it. Readers add what is wrong to `faults` and go on, to find all of it. */
+/**
+ * One value of a JSON tree with its place in it. Readers add what is wrong to `faults` and go on, to find all of it.
+ */
 internal class Field(private val value: Any?, private val place: String, private val faults: MutableList<String>) {
 
     /** Reads an object that has exactly `keys`; `read` gets each of them by name. */
@@ -85,7 +87,9 @@ internal class Field(private val value: Any?, private val place: String, private
     }
 }
 
-/** Whether a path names something below the folder that it is relative to, in the one spelling that the format allows. */
+/**
+ * Whether a path names something below the folder that it is relative to, in the one spelling that the format allows.
+ */
 internal fun isContained(path: String): Boolean =
     '\\' !in path && path.split('/').none { it.isEmpty() || it == "." || it == ".." } && path.isPrintable()
 

@@ -3,27 +3,35 @@ package dev.handheld
 import java.io.File
 
 /**
- * Records the generation of one text as a round of a profile: the prompt with its first token is the first run, each
- * further token a timed run.
+ * Records each text that a model generates as a round of a profile: the prompt with its first token is the first run,
+ * each further token a timed run. Counters of the engine are those of the timed runs alone.
  *
- * `load` opens the model; it is closed by the caller. `onToken` may end the generation. Counters of the engine are those
- * of the timed runs alone.
+ * `load` opens the model; it is closed by the caller.
  */
 class FlashRecorder(private val meter: Meter, load: () -> FlashModel) {
-    private val before = meter.conditions()
-    private val baseline = ProcessMemory.residentBytes()
-    private val peak = ProcessMemory.watchPeak()
+    /** What was there before the model was opened, for the text that comes first. */
+    private class Opening(val before: Profile.Conditions, val baseline: Long?, val loadNs: Long)
+
+    private val peak: () -> Long?
+    private var opening: Opening?
     val model: FlashModel
-    private val loadNs: Long
 
     init {
-        val (opened, nanoseconds) = timed(load)
+        val before = meter.conditions()
+        val baseline = ProcessMemory.residentBytes()
+        peak = ProcessMemory.watchPeak()
+        val (opened, loadNs) = timed(load)
         model = opened
-        loadNs = nanoseconds
+        opening = Opening(before, baseline, loadNs)
     }
 
-    /** Generates and measures; the text goes on from what the model holds. */
+    /**
+     * Generates and measures; the text goes on from what the model holds. Of all but the first text, what it took to
+     * load is unknown. `onToken` may end it.
+     */
     fun generate(prompt: IntArray, maxNew: Int, onToken: (Int) -> Boolean): Profile.Subject {
+        val opened = opening.also { opening = null }
+        val before = opened?.before ?: meter.conditions()
         val latencyNs = ArrayList<Long>()
         var firstRunNs: Long? = null
         var afterFirst = model.stats()
@@ -54,8 +62,8 @@ class FlashRecorder(private val meter: Meter, load: () -> FlashModel) {
         }
         val flash = model.stats().flash
         val round = Profile.Round(
-            loadNs = loadNs, firstRunNs = firstRunNs, latencyNs = latencyNs, baselineBytes = baseline,
-            peakBytes = peak(),
+            loadNs = opened?.loadNs, firstRunNs = firstRunNs, latencyNs = latencyNs,
+            baselineBytes = opened?.baseline, peakBytes = peak(),
             flash = Profile.Flash(
                 flash.budgetBytes, flash.bytesRead.less(afterFirst.flash.bytesRead),
                 flash.neuronsSelected.less(afterFirst.flash.neuronsSelected),

@@ -63,15 +63,19 @@ class FlashModel(val folder: File, val options: FlashOptions) : Closeable {
     fun verify() = call { FlashNative.verify(it) }
 
     /**
-     * Appends the prompt to the text, then the likeliest token, at most `maxNew` times. `listener` gets each token; false
-     * ends the generation. The last token that it got is not part of the text yet: a following prompt starts with it.
+     * Appends the prompt to the text, then the likeliest token, at most `maxNew` times. `listener` gets each token;
+     * false ends the generation. The last token that it got is not part of the text yet: a following prompt starts
+     * with it.
      */
     fun generate(prompt: IntArray, maxNew: Int, listener: (Int) -> Boolean) = call {
         FlashNative.resume(it)
         FlashNative.generate(it, prompt, maxNew) { token -> listener(token) }
     }
 
-    /** Ends the generation that runs, within the token it is at: it throws a [FlashError] that [FlashError.isCancelled]. */
+    /**
+     * Ends the generation that runs, within the token it is at: it throws a [FlashError] that
+     * [FlashError.isCancelled].
+     */
     fun cancel() = synchronized(handles) { if (handle != 0L) FlashNative.cancel(handle) }
 
     /** Forgets the text and sets the counters to zero. */

@@ -7,8 +7,8 @@ import java.nio.charset.CharacterCodingException
  * JSON as Kotlin values: null, Boolean, Long, Double, String, List and Map (in the order of the text).
  *
  * The platform's own reader takes the last of two equal keys, unquoted names and NaN; two readers that understand one
- * manifest differently are a hole. This one refuses all that RFC 8259 does not have, and what it leaves open: keys given
- * twice, numbers that do not fit a Double, halves of surrogate pairs, and nesting below [DEEPEST] levels.
+ * manifest differently are a hole. This one refuses all that RFC 8259 does not have, and what it leaves open: keys
+ * given twice, numbers that do not fit a Double, halves of surrogate pairs, and nesting below [DEEPEST] levels.
  */
 object Json {
     const val DEEPEST = 64

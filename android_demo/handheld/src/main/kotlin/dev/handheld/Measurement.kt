@@ -9,16 +9,15 @@ import java.util.TimeZone
 typealias RunListener = (outputs: List<FloatArray>, latencyNs: Long) -> Boolean
 
 /**
- * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then all
- * shapes are replayed for parity.
+ * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then
+ * all shapes are replayed for parity.
  *
- * A failure of the runtime, or of memory, ends it: what was measured is kept, and [Profile.Subject.error] says why.
+ * A failure of the runtime, or of memory, ends it: what was measured is kept, and [Profile.Subject.error] says why. So
+ * does the listener, without a reason; then there is no parity.
  *
- * Args:
- *     shape: one of [ModelBundle.shapes]; null is the first.
- *     open: loads the artefact in a shape; another one than the app's own is for tests.
- *
- * Throws [BundleError] for an artefact or golden tensors that are not what the manifest says.
+ * @param shape one of [ModelBundle.shapes]; null is the first.
+ * @param open loads the artefact in a shape; another one than the app's own is for tests.
+ * @throws BundleError for an artefact or golden tensors that are not what the manifest says.
  */
 fun ModelBundle.measure(
     artifact: Manifest.Artifact,
@@ -50,7 +49,7 @@ fun ModelBundle.measure(
                 }
             }
         }
-        subject = subject.copy(parity = replay(artifact, open))
+        if (goOn) subject = subject.copy(parity = replay(artifact, open))
     } catch (error: DecoderError) {
         subject = subject.copy(error = error.message ?: "The runtime failed.")
     } catch (error: OutOfMemoryError) {
@@ -59,7 +58,10 @@ fun ModelBundle.measure(
     return subject.copy(rounds = rounds)
 }
 
-/** Replays the golden tensors of every shape through an artefact; `open` loads it in a shape, checked ([ModelBundle.open]). */
+/**
+ * Replays the golden tensors of every shape through an artefact; `open` loads it in a shape, checked
+ * ([ModelBundle.open]).
+ */
 fun ModelBundle.replay(artifact: Manifest.Artifact, open: (String?) -> VideoDecoder): List<Parity> = shapes.flatMap { shape ->
     val golden = golden(shape)
     val outputs = open(shape).use { decoder -> decoder.run(manifest.inputs.map { golden.inputs.getValue(it.name) }) }

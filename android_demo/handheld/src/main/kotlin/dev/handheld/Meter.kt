@@ -15,8 +15,8 @@ object ProcessMemory {
     fun residentBytes(): Long? = status("VmRSS:")
 
     /**
-     * Starts to watch for the highest resident set; the result gives it, at any time after. Where the kernel does not let
-     * its own mark be reset, a peak below the mark of before is unknown, and null.
+     * Starts to watch for the highest resident set; the result gives it, at any time after. Where the kernel does not
+     * let its own mark be reset, a peak below the mark of before is unknown, and null.
      */
     fun watchPeak(): () -> Long? {
         val reset = try {

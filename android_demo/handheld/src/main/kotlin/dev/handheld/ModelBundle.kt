@@ -33,8 +33,8 @@ class ModelBundle private constructor(val folder: File, val manifest: Manifest) 
     fun check(artifact: Manifest.Artifact) = check(artifact.path, artifact.sizeBytes, artifact.sha256)
 
     /**
-     * The golden tensors of a shape, one of [shapes]; the file is hashed first. Throws [BundleError]: TENSORS for a file
-     * that does not hold, in finite values, exactly what the manifest says.
+     * The golden tensors of a shape, one of [shapes]; the file is hashed first. Throws [BundleError]: TENSORS for a
+     * file that does not hold, in finite values, exactly what the manifest says.
      */
     fun golden(shape: String? = null): Golden {
         require(shape in shapes) { "$shape is not one of $shapes" }

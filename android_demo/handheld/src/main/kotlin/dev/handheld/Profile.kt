@@ -1,8 +1,9 @@
 package dev.handheld
 
 /**
- * One measurement, documented by `runtime/schema/profile.schema.json`: facts as they were read. Statistics are computed by
- * `handheld` alone, so that there is one definition of each. Null is unknown, never 0; times are nanoseconds, sizes bytes.
+ * One measurement, documented by `runtime/schema/profile.schema.json`: facts as they were read. Statistics are
+ * computed by `handheld` alone, so that there is one definition of each. Null is unknown, never 0; times are
+ * nanoseconds, sizes bytes.
  */
 data class Profile(
     val createdUtc: String,
@@ -60,7 +61,10 @@ data class Profile(
     companion object {
         const val SCHEMA_VERSION = 2L
 
-        /** Parses a profile; `source` names it in messages. Throws [BundleError] VERSION or MALFORMED, with every fault. */
+        /**
+         * Parses a profile; `source` names it in messages. Throws [BundleError] VERSION or MALFORMED, with every
+         * fault.
+         */
         fun parse(bytes: ByteArray, source: String): Profile = readProfile(bytes, source)
     }
 }

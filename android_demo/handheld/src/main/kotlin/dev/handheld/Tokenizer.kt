@@ -4,8 +4,8 @@ import java.io.File
 import java.io.IOException
 
 /**
- * Byte-level BPE from a pack's `tokenizer.json`, as GPT-2, Llama 3, Qwen2 and SmolLM2 have it. What it does not know of the
- * format (another model, a normaliser, another pre-tokeniser) is refused by name.
+ * Byte-level BPE from a pack's `tokenizer.json`, as GPT-2, Llama 3, Qwen2 and SmolLM2 have it. What it does not know
+ * of the format (another model, a normaliser, another pre-tokeniser) is refused by name.
  */
 class Tokenizer private constructor(
     private val ids: Map<String, Int>,
@@ -29,8 +29,8 @@ class Tokenizer private constructor(
     fun prompt(text: String): IntArray = start.toIntArray() + encode(text)
 
     /**
-     * A user's message, and the opening of the answer, in ChatML where the model has its tokens; else the text as it is.
-     * `first` is whether the conversation begins with it.
+     * A user's message, and the opening of the answer, in ChatML where the model has its tokens; else the text as it
+     * is. `first` is whether the conversation begins with it.
      */
     fun chat(message: String, first: Boolean): IntArray {
         val begin = special["<|im_start|>"]

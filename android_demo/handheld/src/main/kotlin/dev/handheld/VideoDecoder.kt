@@ -45,11 +45,9 @@ val Manifest.Artifact.runsHere: Boolean get() = runtime in DECODERS
 /**
  * Hashes an artefact and loads it.
  *
- * Args:
- *     shape: one of [ModelBundle.shapes]; null is the first.
- *
- * Throws [BundleError] for an artefact that is not what the manifest says, [DecoderError] for one that the runtime refuses
- * or that needs a runtime that is not here.
+ * @param shape one of [ModelBundle.shapes]; null is the first.
+ * @throws BundleError for an artefact that is not what the manifest says.
+ * @throws DecoderError for one that the runtime refuses, or that needs a runtime that is not here.
  */
 fun ModelBundle.open(artifact: Manifest.Artifact, shape: String? = null, threads: Int? = null): VideoDecoder {
     check(artifact)

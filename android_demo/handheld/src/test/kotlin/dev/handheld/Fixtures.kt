@@ -2,7 +2,7 @@ package dev.handheld
 
 import java.io.File
 
-/** Tests run in the module's folder, in Gradle as in `check.py`. */
+/** Tests run in the module's folder, in Gradle as in `make android`. */
 internal val FIXTURES = File("../../tests/fixtures")
 
 internal fun tree(bytes: ByteArray): Map<String, Any?> {

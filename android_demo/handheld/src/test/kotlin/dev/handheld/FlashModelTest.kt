@@ -13,8 +13,8 @@ import kotlin.test.assertTrue
 import org.junit.Assume.assumeTrue
 
 /**
- * The engine itself, through JNI, on a pack that `check.py` makes: the folder in the property `handheld.pack`, with what
- * the engine's Python door generated in `expected.json`.
+ * The engine itself, through JNI, on a pack that `check/pack.py` makes: the folder in the property `handheld.pack`, with
+ * what the engine's Python door generated in `expected.json`.
  */
 class FlashModelTest {
     private val folder = System.getProperty("handheld.pack")?.let(::File)
@@ -58,10 +58,14 @@ class FlashModelTest {
             assertNull(subject.error)
             assertEquals(tokens.size - 1, subject.rounds.single().latencyNs.size)
             assertTrue(subject.rounds.single().flash!!.neuronsSelected!! > 0)
+            assertTrue(subject.rounds.single().loadNs!! > 0)
             val settings = Profile.Settings(tokens.size.toLong(), 0, 1, null, 0, false)
             val device = Profile.Device("android", null, null, null, null, null, null, null, null, null, null, null)
             val profile = Profile(utcNow(), null, mapOf("app" to "1"), settings, device, emptyList(), listOf(subject))
             assertEquals(profile, Profile.parse(profile.toJson().toByteArray(), "own"))
+            val next = recorder.generate(intArrayOf(recorder.last), 3) { true }.rounds.single()
+            assertNull(next.loadNs, "the second text was not loaded")
+            assertEquals(2, next.latencyNs.size)
         }
     }
 

@@ -70,6 +70,8 @@ class MeasurementTest {
     fun aListenerEndsTheMeasurement() {
         val subject = bundle.measure(artifact, settings, meter, open = { GoldenDecoder(it) }) { _, _ -> false }
         assertEquals(listOf(1), subject.rounds.map { it.latencyNs.size })
+        assertNull(subject.parity)
+        assertNull(subject.error)
     }
 
     @Test

@@ -9,7 +9,9 @@ import kotlin.test.assertEquals
 import kotlin.test.assertTrue
 import kotlin.test.fail
 
-/** The bundles of `tests/fixtures/bundles`, which readers in every language take or refuse alike; `make.py` explains. */
+/**
+ * The bundles of `tests/fixtures/bundles`, which readers in every language take or refuse alike; `make.py` explains.
+ */
 class SharedBundlesTest {
     private val source = File(FIXTURES, "bundles")
     private val cases = tree(File(source, "expected.json").readBytes()).mapValues { (_, case) -> case as Map<*, *> }
