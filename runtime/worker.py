@@ -25,12 +25,13 @@ from . import host
 from .bundle import read_bundle
 from .parity import compare
 from .session import SESSIONS, Session, load_session
+from .streaming import StreamSession
 
 
 class _Runner:
     """The state between requests: golden tensors and the loaded session."""
 
-    _session: Session
+    _session: Session | StreamSession
 
     def load(self, bundle: str, artifact: str, threads: int | None) -> dict[str, Any]:
         opened = read_bundle(bundle)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class OnnxRuntimeSession(Session):
         options.enable_mem_reuse = False
         # Idle pool threads must not burn the CPU of whoever runs between two of our runs.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self.artifact.stream is not None:
+            # One of several that take turns: what one needs in its call serves the next one, and none spins.
+            _share_arena()
+            options.add_session_config_entry("session.use_env_allocators", "1")
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             with _large_blocks_go_back():
                 self._model = ort.InferenceSession(self._file(), options, providers=["CPUExecutionProvider"])
@@ -75,6 +81,29 @@ class OnnxRuntimeSession(Session):
             return self._model.run([spec.name for spec in self.outputs], feed)
         except Exception as error:
             raise self._refused("run", error) from error
+
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        if self._model is None:
+            super().call(inputs, outputs)
+        ort = _import()
+        binding = self._model.io_binding()
+        # Neither side is copied: the runtime reads and writes the arrays themselves.
+        for spec, array in zip(self.inputs, inputs):
+            binding.bind_ortvalue_input(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
+        for spec, array in zip(self.outputs, outputs):
+            binding.bind_ortvalue_output(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
+        try:
+            self._model.run_with_iobinding(binding)
+        except Exception as error:
+            raise self._refused("run", error) from error
+
+
+@functools.cache
+def _share_arena() -> None:
+    """Make the arena that streams' sessions share: one for each held a quarter more, none at all was slower."""
+    ort = _import()
+    cpu = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(cpu, None)
 
 
 _M_MMAP_THRESHOLD = -3  # malloc.h

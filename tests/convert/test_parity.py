@@ -88,7 +88,7 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
     latents = torch.cat([one.x.flatten() for one in trials])
     path = folder / target.filename
     graph = capture(Together(trials), (latents,))
-    lowered = target.lower(Job(graph, latents, precision, path, (latents,)))
+    lowered = target.lower(Job(graph, (latents,), precision, path, (latents,)))
     arrays = {"latents": latents.numpy()}
     if target.runtime == "coreml":
         frames = evaluate(load_program(path), arrays).outputs["frames"]
@@ -96,6 +96,7 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
         length = sum(one.before.numel() for one in trials)
         artifact = SimpleNamespace(
             name="parity",
+            stream=None,
             methods=(Method(target.method, (tuple(latents.shape),), ((length,),)),),
             input_dtype=lowered.input_dtype,
             output_dtype=lowered.output_dtype,
