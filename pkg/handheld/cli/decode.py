@@ -34,7 +34,11 @@ def run(
         typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice"),
     ] = None,
 ) -> None:
-    """Decode latents to a video with one of a bundle's artefacts."""
+    """Decode latents to a video with one of a bundle's artefacts.
+
+    Stopped by Ctrl-C, a full disk or a runtime that fails, it keeps the frames so far as OUT.partial.mp4 and says how
+    many they are.
+    """
     from handheld.latents_file import read_latents
     from handheld.runtime.bundle import read_bundle
     from handheld.runtime.errors import RuntimeFailure, RuntimeMissing
