@@ -24,7 +24,7 @@ class Timeline:
 
     Attributes:
         rate: its frames per frame of the input.
-        delay: its frames that come before the clip's first one.
+        delay: its frames that come before the clip's first one, the segment's lead included.
         dropped: a clip of T input frames has T * rate - dropped frames here.
     """
 
@@ -60,6 +60,8 @@ class Segment:
         program: file or folder, relative to the artefact.
         units: the modules of the model that it is made of.
         input, output: shapes of x and y.
+        lead: frames of the first call's x before the clip's first one, of any finite value. The streams of a causal
+            decoder lose frames at the start of a clip; with as many in front, no segment waits for the next latent.
         convs: in the order of the selects and states.
         states: shapes; `kernel - 1` frames each.
         end: the stream of y.
@@ -70,6 +72,7 @@ class Segment:
     units: tuple[str, ...]
     input: tuple[int, ...]
     output: tuple[int, ...]
+    lead: int
     convs: tuple[TimeConv, ...]
     states: tuple[tuple[int, ...], ...]
     end: Timeline
@@ -239,6 +242,8 @@ def _segment_fault(segment: Segment) -> str:
         return f"shapes {segment.input} and {segment.output}: 4 dimensions are needed"
     if segment.output[0] != segment.chunk * segment.end.rate:
         return f"{segment.chunk} frames at rate {segment.end.rate} are not the {segment.output[0]} of the output"
+    if segment.lead >= segment.chunk:
+        return f"a lead of {segment.lead} frames leaves none of {segment.chunk} for the clip"
     if segment.output[2] % segment.input[2] or segment.output[3] != segment.input[3] * segment.scale:
         return f"height and width do not grow alike from {segment.input} to {segment.output}"
     if [state[0] for state in segment.states] != [conv.kernel - 1 for conv in segment.convs]:
@@ -275,6 +280,7 @@ _SEGMENT = parsing.record(
         "units": parsing.sequence(parsing.text(), least=1),
         "input": _SHAPE,
         "output": _SHAPE,
+        "lead": parsing.integer(0),
         "convs": parsing.sequence(parsing.record(TimeConv, {"kernel": parsing.integer(2), "at": _TIMELINE})),
         "states": parsing.sequence(_SHAPE),
         "end": _TIMELINE,

@@ -42,8 +42,8 @@ def layers(draw: Callable) -> Layer:
     return Layer(kernel, draw(st.integers(0, kernel - 1)), rate, draw(st.sampled_from([0, rate - 1])))
 
 
-def segment_of(chain: list[Layer], chunk: int) -> Segment:
-    at = Timeline()
+def segment_of(chain: list[Layer], chunk: int, lead: int = 0) -> Segment:
+    at = Timeline(delay=lead)
     convs = []
     for layer in chain:
         convs.append(TimeConv(layer.kernel, at))
@@ -52,17 +52,19 @@ def segment_of(chain: list[Layer], chunk: int) -> Segment:
         at = Timeline(at.rate * layer.rate, delay * layer.rate + layer.drop, dropped)
     states = tuple((conv.kernel - 1, 1, 1, 1) for conv in convs)
     shape = (1, 1, 1)
-    return Segment("p", ("u",), (chunk, *shape), (chunk * at.rate, *shape), tuple(convs), states, at, 0)
+    return Segment("p", ("u",), (chunk, *shape), (chunk * at.rate, *shape), lead, tuple(convs), states, at, 0)
 
 
 def stream(segment: Segment, chain: list[Layer], clip: np.ndarray, *, live: bool) -> np.ndarray:
     """As a runner has it; `live`: the end of the clip is not known as long as there are frames for a call."""
-    n = segment.chunk
+    n, lead = segment.chunk, segment.lead
     states = [np.full(conv.kernel - 1, 1e6) for conv in segment.convs]  # garbage before the clip
     out = []
     for call in range(segment.calls(len(clip))):
-        known = None if live and (call + 1) * n <= len(clip) else len(clip)
-        x = clip[np.minimum(np.arange(call * n, (call + 1) * n), len(clip) - 1)]
+        known = None if live and (call + 1) * n - lead <= len(clip) else len(clip)
+        x = clip[np.clip(np.arange(call * n, (call + 1) * n) - lead, 0, len(clip) - 1)]
+        if call == 0:
+            x[:lead] = 1e6
         for i, (layer, select) in enumerate(zip(chain, segment.selects(call, known))):
             extended = np.concatenate([states[i], x])
             states[i] = extended[len(extended) - layer.kernel + 1 :]
@@ -74,15 +76,15 @@ def stream(segment: Segment, chain: list[Layer], clip: np.ndarray, *, live: bool
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(layers(), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 9), st.booleans())
+@given(st.data(), st.lists(layers(), min_size=1, max_size=4), st.integers(1, 5), st.integers(1, 9), st.booleans())
 def test_streamed_layers_are_those_of_the_whole_clip(
-    chain: list[Layer], chunk: int, frames: int, live: bool
+    data: st.DataObject, chain: list[Layer], chunk: int, frames: int, live: bool
 ) -> None:
     clip = np.random.default_rng(0).standard_normal(frames)
     whole = clip
     for layer in chain:
         whole = layer.whole(whole)
-    segment = segment_of(chain, chunk)
+    segment = segment_of(chain, chunk, data.draw(st.integers(0, chunk - 1)))
     assert segment.end.length(frames) == len(whole)
     np.testing.assert_allclose(stream(segment, chain, clip, live=live), whole, rtol=0, atol=1e-9)
 
@@ -108,9 +110,9 @@ def test_every_row_of_a_select_takes_one_frame(layer: Layer, chunk: int, call: i
 
 def plan() -> StreamPlan:
     """Latents (4, 6, 8): a head on the whole frame, then two strips of a tail that doubles the frame."""
-    head = Segment("head", ("conv_in",), (2, 4, 6, 8), (2, 5, 6, 8), (), (), Timeline(), 1)
+    head = Segment("head", ("conv_in",), (2, 4, 6, 8), (2, 5, 6, 8), 0, (), (), Timeline(), 1)
     conv = TimeConv(3, Timeline())
-    tail = Segment("tail", ("up",), (2, 5, 4, 8), (4, 3, 8, 16), (conv,), ((2, 5, 4, 8),), Timeline(2, 3, 1), 2)
+    tail = Segment("tail", ("up",), (2, 5, 4, 8), (4, 3, 8, 16), 0, (conv,), ((2, 5, 4, 8),), Timeline(2, 3, 1), 2)
     strips = (Strip((0,), 0, 6), Strip((2,), 6, 6))
     return StreamPlan((Pass((head,), (Strip((0,), 0, 6),)), Pass((tail,), strips)))
 
@@ -144,6 +146,7 @@ def changed(pass_index: int, **change: object) -> StreamPlan:
             "passes[0].segments[0].input: (2, 9, 6, 8) does not take frames of (4, 6, 8)",
         ),
         (changed(0, output=(3, 5, 6, 8)), "2 frames at rate 1 are not the 3 of the output"),
+        (changed(0, lead=2), "a lead of 2 frames leaves none of 2"),
         (changed(0, output=(2, 5, 12, 8)), "height and width do not grow alike"),
         (changed(0, input=(2, 4, 6)), "4 dimensions are needed"),
         (changed(1, states=((1, 5, 4, 8),)), "do not have kernel - 1 frames"),
