@@ -1,0 +1,108 @@
+"""Where a decoder is cut into segments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from handheld.models import TurboVAEDecoder
+from handheld.runtime.stream_plan import Timeline
+
+from ..errors import ExportError
+from .units import Survey, units_of
+
+# A call of fewer frames costs more for each: a convolution in Winograd's form has tiles of two frames and more, and
+# every call does a part of its work for the frames that it keeps, too.
+_LEAST_FRAMES = 4
+
+# A unit joins the segment before it where that adds at most this part of the decoder's work on frames of no clip.
+_WASTE = 0.01
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A segment: how many units, and how many frames a call takes."""
+
+    units: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class PassCut:
+    """Segments that run together, on the whole frame or strip by strip."""
+
+    cuts: tuple[Cut, ...]
+    strips: int = 1
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A unit: where the clip stands behind it, against its own input, and operations per frame of that."""
+
+    end: Timeline
+    operations: float
+
+
+def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
+    """One pass over the whole frame, fast rather than small.
+
+    A segment's first calls compute frames before the clip, as many as it looks ahead. That is nearly free where
+    frames are small, so that the first units become one segment, and costs much where they are large.
+
+    A causal decoder takes exactly `chunk` latent frames at a time in all of its segments, so that frames come with
+    their latent.
+
+    Args:
+        frames: latent frames of the clips that the work is counted for.
+        chunk: latent frames that the first segment takes; the others take as many of their own, or a few more.
+    """
+    if chunk < 1:
+        raise ExportError(f"chunk is {chunk}; the number of latent frames of a call is needed, 1 or more.")
+    layers = _layers(model)
+    lengths = [frames]
+    for layer in layers:
+        lengths.append(layer.end.length(lengths[-1]))
+    total = sum(length * layer.operations for length, layer in zip(lengths, layers))
+    cuts: list[Cut] = []
+    start, rate = 0, chunk  # rate: frames that a call of `chunk` latent frames has come to
+    for stop in range(1, len(layers) + 1):
+        n = rate if model.config.decoder_causal else max(rate, _LEAST_FRAMES)
+        if stop < len(layers):
+            apart = _wasted(layers[start:stop], lengths[start], n) + _wasted(
+                layers[stop : stop + 1], lengths[stop], n
+            )
+            if _wasted(layers[start : stop + 1], lengths[start], n) - apart <= _WASTE * total:
+                continue
+        cuts.append(Cut(stop - start, n))
+        for layer in layers[start:stop]:
+            rate *= layer.end.rate
+        start = stop
+    return (PassCut(tuple(cuts)),)
+
+
+def _layers(model: TurboVAEDecoder) -> list[_Layer]:
+    with torch.device("meta"):  # shapes without values; any size of frame gives the same ratios
+        units = units_of(TurboVAEDecoder(model.config)).values()
+        x = torch.empty(1, model.spec.channels, _LEAST_FRAMES, 8, 8)
+    layers = []
+    for unit in units:
+        flow = Survey()
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            x = unit(x, flow)[:, :, :_LEAST_FRAMES]
+        layers.append(_Layer(flow.at, counter.get_total_flops() / _LEAST_FRAMES))
+    return layers
+
+
+def _wasted(layers: Sequence[_Layer], frames: int, chunk: int) -> float:
+    """Operations on frames that are not the clip's, of a segment of these layers."""
+    rate, delay, length, operations = 1, 0, frames, 0.0
+    for layer in layers:
+        operations += rate * layer.operations
+        rate *= layer.end.rate
+        delay = delay * layer.end.rate + layer.end.delay
+        length = layer.end.length(length)
+    calls = -(-(length + delay) // (chunk * rate))
+    return operations * (calls * chunk - frames)
