@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, fx
@@ -47,12 +48,14 @@ class Lifetime:
         node: that writes it.
         size_bytes: of all that the node writes.
         first, last: places in the graph's order, both included, between which it is needed.
+        outer: whether it is an input or output of the graph, in memory that a caller may own.
     """
 
     node: fx.Node
     size_bytes: int
     first: int
     last: int
+    outer: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,25 +89,42 @@ def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> lis
         if owner is None:
             first[node] = last[node] = place
     end = len(nodes) - 1
+    given = {written[node] for node in nodes[end].all_input_nodes if node in written}
     return [
-        Lifetime(node, size_bytes(node, dtype), *((0, end) if node.op == "placeholder" else (place, last[node])))
+        Lifetime(
+            node,
+            size_bytes(node, dtype),
+            *((0, end) if node.op == "placeholder" else (place, last[node])),
+            outer=node.op == "placeholder" or node in given,
+        )
         for node, place in first.items()
     ]
 
 
-def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> Peak:
-    """The most bytes of activations that are live at once, and the first node at which they are."""
-    nodes = list(module.graph.nodes)
-    change = [0] * (len(nodes) + 1)
+def live_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> list[int]:
+    """Bytes of activations that are live at each node of a graph, in its order.
+
+    Args:
+        inner: without the graph's inputs and outputs.
+    """
+    change = [0] * (len(module.graph.nodes) + 1)
     for tensor in lifetimes(module, dtype):
-        change[tensor.first] += tensor.size_bytes
-        change[tensor.last + 1] -= tensor.size_bytes
-    live, most, at = 0, -1, 0
-    for place in range(len(nodes)):
-        live += change[place]
-        if live > most:
-            most, at = live, place
-    return Peak(most, nodes[at].name, str(nodes[at].target), module_of(nodes[at]))
+        if not (inner and tensor.outer):
+            change[tensor.first] += tensor.size_bytes
+            change[tensor.last + 1] -= tensor.size_bytes
+    return list(accumulate(change))[:-1]
+
+
+def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> Peak:
+    """The most bytes of activations that are live at once, and the first node at which they are.
+
+    Args:
+        inner: without the graph's inputs and outputs.
+    """
+    live = live_bytes(module, dtype, inner=inner)
+    most = max(live)
+    node = list(module.graph.nodes)[live.index(most)]
+    return Peak(most, node.name, str(node.target), module_of(node))
 
 
 def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
@@ -119,7 +139,8 @@ def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> i
 
 def weight_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of the parameters and constants that a graph reads, each once."""
-    held = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
+    # Tensors on the meta device have no address.
+    held = {t.data_ptr() or id(t): t for t in (*module.parameters(), *module.buffers())}
     return sum(_bytes(tensor, dtype) for tensor in held.values())
 
 

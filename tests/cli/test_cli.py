@@ -19,7 +19,7 @@ from handheld.cli import main
 from handheld.convert import TARGETS
 from handheld.latents_file import write_latents
 
-COMMANDS = ("distill", "check", "export", "verify", "profile", "encode", "decode", "demo", "tune", "doctor")
+COMMANDS = ("distill", "check", "fit", "export", "verify", "profile", "encode", "decode", "demo", "tune", "doctor")
 
 RECIPE = """
 teacher: {name: embedded}

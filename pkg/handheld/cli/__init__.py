@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import check, decode, demo, distill, doctor, encode, export, profile, tune, verify
+from . import check, decode, demo, distill, doctor, encode, export, fit, profile, tune, verify
 from .console import paragraphs
 from .errors import message_of
 
@@ -43,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (distill, check, export, verify, profile, encode, decode, demo, tune, doctor):
+for command in (distill, check, fit, export, verify, profile, encode, decode, demo, tune, doctor):
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)
 

@@ -36,8 +36,8 @@ def run(
 ) -> None:
     """Decode latents to a video with one of a bundle's artefacts.
 
-    Stopped by Ctrl-C, a full disk or a runtime that fails, it keeps the frames so far as OUT.partial.mp4 and says how
-    many they are.
+    Stopped by Ctrl-C, a full disk or a runtime that fails, it keeps the frames so far as OUT.partial.mp4 and says
+    how many they are.
     """
     from handheld.latents_file import read_latents
     from handheld.runtime.bundle import read_bundle

@@ -1,0 +1,97 @@
+"""What a runtime takes beside weights, buffers and activations: measured constants, one row per runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError
+
+if TYPE_CHECKING:
+    from .memory import ProgramSize
+
+_MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """How much memory a runtime's process takes, as a function of what its programs need.
+
+    Attributes:
+        process_bytes: resident with Python, numpy and the runtime, before a program is loaded.
+        program_bytes: of each loaded program, beside its weights.
+        weights: resident bytes per byte of weights.
+        state_copies: sets of state buffers that the driver keeps.
+        boundary: copies of a program's inputs and outputs inside the runtime, for as long as it is loaded.
+        inner: resident bytes per byte of activations inside a program.
+        inner_stays: whether each program keeps that memory while it is loaded, or gives it back after a call.
+        source: how and where this was measured.
+    """
+
+    process_bytes: int
+    program_bytes: int
+    weights: float
+    state_copies: int
+    boundary: float
+    inner: float
+    inner_stays: bool
+    source: str
+
+    def peak_bytes(self, held: Sequence[tuple[ProgramSize, int, int]]) -> int:
+        """Of a pass.
+
+        Args:
+            held: of each segment its program, the bytes of the driver's buffers and those of inputs and outputs.
+        """
+        inner = [size.inner_bytes for size, _, _ in held]
+        return int(
+            self.process_bytes
+            + len(held) * self.program_bytes
+            + sum(
+                self.weights * size.weight_bytes + host + self.boundary * boundary for size, host, boundary in held
+            )
+            + self.inner * (sum(inner) if self.inner_stays else max(inner))
+        )
+
+    def whole_clip_bytes(self, weights: int, activations: int) -> int:
+        """Of one program on a whole clip.
+
+        Args:
+            activations: most at once, inputs and outputs with them.
+        """
+        return int(self.process_bytes + self.program_bytes + self.weights * weights + self.inner * activations)
+
+
+OVERHEADS: dict[str, Overhead] = {
+    "onnxruntime": Overhead(
+        process_bytes=75 * _MB,
+        program_bytes=2 * _MB,
+        weights=1.0,
+        state_copies=2,
+        boundary=0.0,
+        inner=1.0,
+        inner_stays=False,
+        source="not measured",
+    ),
+    "executorch": Overhead(
+        process_bytes=75 * _MB,
+        program_bytes=2 * _MB,
+        weights=1.0,
+        state_copies=2,
+        boundary=1.0,
+        inner=1.0,
+        inner_stays=True,
+        source="not measured",
+    ),
+}
+
+
+def overhead_of(runtime: str) -> Overhead:
+    """Raises ExportError for a runtime that was not measured."""
+    if runtime not in OVERHEADS:
+        raise ExportError(
+            f"What {runtime} takes beside a model's own memory has not been measured; it has for "
+            f"{', '.join(OVERHEADS)}."
+        )
+    return OVERHEADS[runtime]
