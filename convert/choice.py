@@ -90,6 +90,14 @@ def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
     return found
 
 
+def with_weight_worth(passes: tuple[Pass, ...], factor: float) -> tuple[Pass, ...]:
+    """The passes, with weights worth `factor` times as much in each choice."""
+    return tuple(
+        replace(step, weight_worth=step.weight_worth * factor) if isinstance(step, Choice) else step
+        for step in passes
+    )
+
+
 def with_costs(passes: tuple[Pass, ...], table: CostTable) -> tuple[Pass, ...]:
     """The passes, with choices for the table's runtime made by that table."""
     return tuple(

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from handheld.models import TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, BundleWriter
 from handheld.runtime.manifest import Method, RewriteRecord, TensorSpec
+from handheld.runtime.stream_plan import StreamPlan
 
-from .choice import Choice
 from .errors import ExportError
-from .quiet import quiet
-from .rewrite import apply, capture, max_rank, multiply_adds
-from .target import Job, Precision, Shape, Target
+from .lowering import Progress, Step, costs_of, lower, rewritten_for
+from .streaming import PassCut
+from .streaming.lower import check_streams, lower_stream
+from .target import Job, Lowered, Shape, Target
 from .targets import TARGETS
 
 _RECORDED = (
@@ -34,16 +36,8 @@ _RECORDED = (
     "numpy",
 )
 
-# Rewrites are exact in real arithmetic; what is left is fp32 summation order, 2e-5 on the LTX preset.
-_REWRITE_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True)
-class Step:
-    """Progress of an export, for whoever shows it: which target, what is being done."""
-
-    target: str
-    doing: str
+# The folder of a streamed artefact.
+_STREAM = "stream"
 
 
 @dataclass(frozen=True)
@@ -60,15 +54,6 @@ class _Clip:
     latents: Tensor
     frames: Tensor
     calibration: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class _Rewritten:
-    """A clip's graph, rewritten for one target, and what the manifest says of that."""
-
-    graph: fx.GraphModule
-    rewrites: tuple[RewriteRecord, ...]
-    settings: dict[str, Any]
 
 
 def resolve_targets(names: Sequence[str], precision: str | None = None, *, installed: bool = True) -> list[Target]:
@@ -104,10 +89,11 @@ def export(
     precision: str | None = None,
     calibration: Sequence[Tensor] = (),
     more: Sequence[Tensor] = (),
+    stream: Sequence[PassCut] | None = None,
     name: str,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
-    progress: Callable[[Step], None] = lambda step: None,
+    progress: Progress = lambda step: None,
 ) -> Bundle:
     """Lower a decoder to one artefact per target and write them as a bundle.
 
@@ -120,7 +106,10 @@ def export(
             output stays fp32 eager.
         calibration: latents in the examples' shapes for precisions that quantise activations; a shape that has
             none is calibrated on its example.
-        more: examples in other shapes, each of which becomes one more method or function of every artefact.
+        more: examples in other shapes, each of which becomes one more method or function of every artefact. Of a
+            streamed artefact, clips of other lengths that it is verified on.
+        stream: cut the decoder, a TurboVAEDecoder, like this (`streaming.default_cuts`) and export artefacts that
+            stream: they decode clips of any length, of the latents' height and width.
         name: for people, in the manifest.
         provenance: where the weights come from; the manifest keeps it.
         progress: called before each step.
@@ -130,20 +119,29 @@ def export(
 
     Raises:
         ExportError: latents that are no single fp32 clip, calibration latents unlike them, a shape that is given
-            twice, several shapes for a target whose artefacts hold one, a model that torch.export or a target
-            refuses, or a rewritten graph that does not compute what the model does (the difference is in the
-            message).
+            twice, several shapes for a target whose artefacts hold one, a target or precision that is not streamed,
+            a model that torch.export or a target refuses, or a rewritten graph that does not compute what the model
+            does (the difference is in the message).
         BundleError: an output folder that cannot be written.
     """
     examples = (latents, *more)
-    _check_examples(examples, targets)
+    _check_examples(examples)
+    if stream is None:
+        _check_shapes(examples, targets)
+    else:
+        _check_stream(model, examples, targets, precision)
     _check_calibration(calibration, examples)
     model = model.eval()
     with BundleWriter(out, overwrite=overwrite) as writer:
         progress(Step("", "running the model for the golden output"))
         clips = tuple(_clip(model, example, calibration, first=example is latents) for example in examples)
         for target in targets:
-            _lower(model, clips, target, precision or target.default_precision, writer, progress)
+            chosen = precision or target.default_precision
+            if stream is None:
+                _lower(model, clips, target, chosen, writer, progress)
+            else:
+                assert isinstance(model, TurboVAEDecoder)
+                _lower_stream(model, clips, target, chosen, stream, writer, progress)
         progress(Step("", "hashing and writing the bundle"))
         for clip in clips:
             writer.set_golden({"latents": clip.latents.numpy()}, {"frames": clip.frames.numpy()}, clip.method)
@@ -167,7 +165,7 @@ def export(
     return writer.bundle
 
 
-def _check_examples(examples: Sequence[Tensor], targets: Sequence[Target]) -> None:
+def _check_examples(examples: Sequence[Tensor]) -> None:
     for latents in examples:
         if latents.ndim != 5 or latents.shape[0] != 1 or latents.dtype != torch.float32:
             raise ExportError(
@@ -177,6 +175,9 @@ def _check_examples(examples: Sequence[Tensor], targets: Sequence[Target]) -> No
     shapes = [tuple(latents.shape) for latents in examples]
     if twice := sorted({str(shape) for shape in shapes if shapes.count(shape) > 1}):
         raise ExportError(f"Latents of shape {', '.join(twice)} are given twice; give each shape once.")
+
+
+def _check_shapes(shapes: Sequence[Tensor], targets: Sequence[Target]) -> None:
     single = [target.name for target in targets if not target.several_shapes]
     if len(shapes) > 1 and single:
         able = ", ".join(name for name, target in TARGETS.items() if target.several_shapes)
@@ -184,6 +185,20 @@ def _check_examples(examples: Sequence[Tensor], targets: Sequence[Target]) -> No
             f"Target {', '.join(single)} holds one shape, and {len(shapes)} are given: export once per shape, or "
             f"use {able}."
         )
+
+
+def _check_stream(
+    model: nn.Module, examples: Sequence[Tensor], targets: Sequence[Target], precision: str | None
+) -> None:
+    if not isinstance(model, TurboVAEDecoder):
+        raise ExportError(f"A {type(model).__name__} is not exported for streaming; a TurboVAEDecoder is.")
+    if len(planes := {tuple(latents.shape[3:]) for latents in examples}) > 1:
+        raise ExportError(
+            f"A streamed artefact has one height and width, for any number of frames; latents of {sorted(planes)} "
+            "are given. Export once per size."
+        )
+    for target in targets:
+        check_streams(target, precision or target.default_precision)
 
 
 def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]) -> None:
@@ -211,87 +226,88 @@ def _lower(
     target: Target,
     precision_name: str,
     writer: BundleWriter,
-    progress: Callable[[Step], None],
+    progress: Progress,
 ) -> None:
     """Add one target's artefact to the bundle."""
     start = time.perf_counter()
     precision = target.precision(precision_name)
-    rewritten = [_rewrite(model, clip, target, precision, progress) for clip in clips]
+    rewritten = [
+        rewritten_for(target, precision, model, (clip.latents,), (clip.frames,), progress) for clip in clips
+    ]
     progress(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
     path = writer.artifact_dir(target.name) / target.filename
     first, *more = (
-        Shape(clip.method or target.method, each.graph, clip.latents, clip.calibration)
-        for clip, each in zip(clips, rewritten)
+        Shape(method, each.graph, (clip.latents,), clip.calibration)
+        for method, clip, each in zip(_methods(clips, target), clips, rewritten)
     )
-    job = Job(first.graph, first.latents, precision_name, path, first.calibration, tuple(more))
-    with quiet() as chatter:
-        try:
-            lowered = target.lower(job)
-        except OSError:
-            raise
-        except Exception as error:
-            said = [line for line in chatter.getvalue().splitlines() if "ERROR" in line]
-            raise ExportError(
-                f"{target.name} does not take this model: {type(error).__name__}: {error}".strip()
-                + ("\n" + "\n".join(said[-3:]) if said else "")
-            ) from error
-    settings = {
-        **lowered.settings,
-        **rewritten[0].settings,
-        "costs": "; ".join(step.costs().source for step in precision.rewrites if isinstance(step, Choice)),
-    }
+    job = Job(first.graph, first.inputs, precision_name, path, first.calibration, tuple(more))
+    lowered = lower(target, job)
+    settings = {**lowered.settings, **rewritten[0].settings}
     if more:
         settings["other_shapes"] = {
             shape.method: {**each.settings, "rewrites": [asdict(record) for record in each.rewrites]}
             for shape, each in zip(more, rewritten[1:])
         }
+    _add(writer, target, precision_name, target.filename, clips, lowered, settings, rewritten[0].rewrites, start)
+
+
+def _lower_stream(
+    model: TurboVAEDecoder,
+    clips: Sequence[_Clip],
+    target: Target,
+    precision_name: str,
+    cuts: Sequence[PassCut],
+    writer: BundleWriter,
+    progress: Progress,
+) -> None:
+    """Add one target's streamed artefact to the bundle."""
+    start = time.perf_counter()
+    folder = writer.artifact_dir(target.name) / _STREAM
+    done = lower_stream(model, target, precision_name, cuts, clips[0].latents, folder, progress)
+    settings = dict(done.lowered.settings)
+    _add(
+        *(writer, target, precision_name, _STREAM, clips, done.lowered, settings, done.rewrites, start),
+        stream=done.plan,
+    )
+
+
+def _add(
+    writer: BundleWriter,
+    target: Target,
+    precision_name: str,
+    filename: str,
+    clips: Sequence[_Clip],
+    lowered: Lowered,
+    settings: dict[str, Any],
+    rewrites: Sequence[RewriteRecord],
+    start: float,
+    stream: StreamPlan | None = None,
+) -> None:
+    """Register a target's artefact, which has been written since `start`."""
+    precision = target.precision(precision_name)
     writer.add_artifact(
         name=target.name,
         target=target.name,
         runtime=target.runtime,
-        path=f"{target.name}/{target.filename}",
+        path=f"{target.name}/{filename}",
         precision=precision_name,
         tolerance=precision.tolerance,
         methods=[
-            Method(clip.method or target.method, (tuple(clip.latents.shape),), (tuple(clip.frames.shape),))
-            for clip in clips
+            Method(method, (tuple(clip.latents.shape),), (tuple(clip.frames.shape),))
+            for method, clip in zip(_methods(clips, target), clips)
         ],
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
-        settings=settings,
-        rewrites=rewritten[0].rewrites,
+        settings={**settings, "costs": costs_of(precision)},
+        rewrites=rewrites,
         delegation=lowered.delegation,
         lowering_seconds=round(time.perf_counter() - start, 3),
+        stream=stream,
     )
 
 
-def _rewrite(
-    model: nn.Module, clip: _Clip, target: Target, precision: Precision, progress: Callable[[Step], None]
-) -> _Rewritten:
-    """Capture a clip's graph, rewrite it for a target and check that it still computes what the model does."""
-    progress(Step(target.name, "capturing the graph"))
-    graph = capture(model, (clip.latents,))
-    before = {"max_rank": max_rank(graph), "multiply_adds": multiply_adds(graph)}
-    progress(Step(target.name, "rewriting"))
-    applied = apply(graph, precision.rewrites)
-    after = {"max_rank": max_rank(graph), "multiply_adds": multiply_adds(graph)}
-    progress(Step(target.name, "checking the rewritten graph"))
-    _check_same_function(graph, clip.latents, clip.frames, target.name, applied)
-    return _Rewritten(graph, tuple(applied), {"captured": before, "rewritten": after})
-
-
-def _check_same_function(
-    graph: nn.Module, latents: Tensor, frames: Tensor, target: str, applied: Sequence[RewriteRecord]
-) -> None:
-    with torch.no_grad():
-        difference = (graph(latents) - frames).abs().max().item()
-    allowed = _REWRITE_TOLERANCE * max(1.0, frames.abs().max().item())
-    if not difference <= allowed:  # also catches NaN
-        used = ", ".join(entry.name for entry in applied if entry.applied)
-        raise ExportError(
-            f"After rewriting for {target}, the graph differs from the model by {difference:.3g} (allowed: "
-            f"{allowed:.3g}). One of these rewrites is wrong for this model: {used}. Please report it."
-        )
+def _methods(clips: Sequence[_Clip], target: Target) -> list[str]:
+    return [clip.method or target.method for clip in clips]
 
 
 def versions() -> dict[str, str]:

@@ -20,11 +20,11 @@ Why = Callable[[fx.Node], str]
 METHOD = "forward"
 
 
-def to_edge(methods: Mapping[str, tuple[fx.GraphModule, Tensor]], partitioner: Any) -> Any:
-    """Graphs with their latents as the methods of an edge program, partitioned and lowered to the delegate."""
+def to_edge(methods: Mapping[str, tuple[fx.GraphModule, tuple[Tensor, ...]]], partitioner: Any) -> Any:
+    """Graphs with their inputs as the methods of an edge program, partitioned and lowered to the delegate."""
     from executorch.exir import to_edge_transform_and_lower
 
-    programs = {name: torch.export.export(graph, (latents,)) for name, (graph, latents) in methods.items()}
+    programs = {name: torch.export.export(graph, inputs) for name, (graph, inputs) in methods.items()}
     return to_edge_transform_and_lower(programs, partitioner=[partitioner])
 
 

@@ -27,12 +27,12 @@ class Shape:
 
     Attributes:
         method: its name in the artefact.
-        graph, latents, calibration: as in `Job`.
+        graph, inputs, calibration: as in `Job`.
     """
 
     method: str
     graph: fx.GraphModule
-    latents: Tensor
+    inputs: tuple[Tensor, ...]
     calibration: tuple[Tensor, ...]
 
 
@@ -42,24 +42,27 @@ class Job:
 
     Attributes:
         graph: rewritten, fp32, with fixed shapes; not to be changed.
-        latents: the example that it was captured with, (1, C, T, H, W) fp32.
+        inputs: the example that it was captured with, fp32; of a whole decoder the latents, (1, C, T, H, W).
         precision: a name in the target's `precisions`.
         path: file or folder to write.
         calibration: latents of the example's shape, at least one, best real ones: what activations' ranges are
-            taken from in precisions that quantise them.
+            taken from in precisions that quantise them, for graphs of one input.
         more: further shapes; only for targets with `several_shapes`.
+        input_names, output_names: in the artefact, where the runtime has names; in order.
     """
 
     graph: fx.GraphModule
-    latents: Tensor
+    inputs: tuple[Tensor, ...]
     precision: str
     path: Path
-    calibration: tuple[Tensor, ...]
+    calibration: tuple[Tensor, ...] = ()
     more: tuple[Shape, ...] = ()
+    input_names: tuple[str, ...] = ("latents",)
+    output_names: tuple[str, ...] = ("frames",)
 
     def shapes(self, first: str) -> tuple[Shape, ...]:
         """All shapes, the first of them as the method `first`."""
-        return (Shape(first, self.graph, self.latents, self.calibration), *self.more)
+        return (Shape(first, self.graph, self.inputs, self.calibration), *self.more)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Target:
         default_precision: for who names none.
         method: the first shape's in the artefact.
         several_shapes: whether one artefact can hold more.
+        streams: whether a decoder is also exported for streaming.
     """
 
     name: str
@@ -124,6 +128,7 @@ class Target:
     default_precision: str = "fp32"
     method: str = "forward"
     several_shapes: bool = False
+    streams: bool = False
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""
@@ -149,6 +154,6 @@ class Target:
         return self.precisions[name]
 
 
-def in_half(graph: fx.GraphModule, latents: Tensor) -> tuple[fx.GraphModule, Tensor]:
+def in_half(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:
     """Both in half precision. A copy: `half()` would turn the caller's model, which shares weights."""
-    return copy.deepcopy(graph).half(), latents.half()
+    return copy.deepcopy(graph).half(), tuple(x.half() for x in inputs)

@@ -195,7 +195,7 @@ def _fastest_ns(target: Target, graph: fx.GraphModule, x: Tensor, threads: int |
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / target.filename
         with quiet():
-            lowered = target.lower(Job(graph, x, "fp32", path, (x,)))
+            lowered = target.lower(Job(graph, (x,), "fp32", path, (x,)))
         with torch.no_grad():
             y = graph(x)
         artifact = Artifact(

@@ -38,6 +38,7 @@ from .manifest import (
     Tolerance,
     parse_manifest,
 )
+from .stream_plan import StreamPlan
 
 __all__ = [
     "Artifact",
@@ -240,6 +241,7 @@ class BundleWriter:
         rewrites: Sequence[RewriteRecord] = (),
         delegation: Mapping[str, Any] | None = None,
         lowering_seconds: float | None = None,
+        stream: StreamPlan | None = None,
     ) -> None:
         """Register an artefact; its files must be complete when the `with` block ends.
 
@@ -261,6 +263,7 @@ class BundleWriter:
                 "rewrites": tuple(rewrites),
                 "delegation": None if delegation is None else dict(delegation),
                 "lowering_seconds": lowering_seconds,
+                "stream": stream,
             }
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from . import parsing
 from .errors import BundleError
+from .stream_plan import StreamPlan, parse_plan
 
 FORMAT_VERSION = 1
 KIND = "video_decoder"
@@ -156,6 +157,9 @@ class Artifact:
         rewrites: in the order in which they ran.
         delegation: what a delegating runtime handed over (delegates, nodes inside, nodes outside), free.
         lowering_seconds: wall-clock time of rewriting and lowering.
+        stream: how a streamed artefact, a folder of programs, is run; null where the artefact is one program for
+            whole clips. A streamed one takes any number of frames: its methods are the clips that it was verified
+            on, and only the first one's name is that of something in its programs.
     """
 
     name: str
@@ -173,6 +177,7 @@ class Artifact:
     rewrites: tuple[RewriteRecord, ...] = ()
     delegation: dict[str, Any] | None = None
     lowering_seconds: float | None = None
+    stream: StreamPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +280,7 @@ _ARTIFACT = parsing.record(
         "rewrites": parsing.sequence(_REWRITE),
         "delegation": parsing.nullable(parsing.mapping()),
         "lowering_seconds": parsing.nullable(parsing.number(0)),
+        "stream": parsing.nullable(parse_plan),
     },
 )
 _MANIFEST = parsing.record(
@@ -343,6 +349,8 @@ def _disagreements(manifest: Manifest) -> list[str]:
     ]
     for index, artifact in enumerate(manifest.artifacts):
         faults += [f"artifacts[{index}].{fault}" for fault in _method_faults(artifact, manifest)]
+        if artifact.stream is not None and not faults:
+            faults += [f"artifacts[{index}].stream.{fault}" for fault in _stream_faults(artifact, artifact.stream)]
     faults += _repeated("artifacts: name", [artifact.name for artifact in manifest.artifacts])
     paths = ["manifest.json", manifest.golden.path, *(artifact.path for artifact in manifest.artifacts)]
     faults += _repeated("path", paths)
@@ -369,6 +377,19 @@ def _method_faults(artifact: Artifact, manifest: Manifest) -> list[str]:
     if tuple(more) != manifest.artifacts[0].methods[1:]:
         faults.append("methods: after the first, not the same as those of artifacts[0]")
     return faults
+
+
+def _stream_faults(artifact: Artifact, plan: StreamPlan) -> list[str]:
+    """Where a plan contradicts itself or the clips of the artefact."""
+    sides = [*artifact.methods[0].inputs, *artifact.methods[0].outputs]
+    if [len(shape) for shape in sides] != [5, 5]:
+        return [f"latents and frames have the shapes {sides}: 5 dimensions each are needed"]
+    latents, frames = ((c, h, w) for _, c, _, h, w in sides)
+    return plan.faults(latents, frames) + [
+        f"passes: they make {plan.length(taken[2])} frames of {taken[2]}, methods[{index}] says {given[2]}"
+        for index, ((taken,), (given,)) in enumerate((method.inputs, method.outputs) for method in artifact.methods)
+        if plan.length(taken[2]) != given[2]
+    ]
 
 
 def _repeated(what: str, values: Sequence[str]) -> list[str]:

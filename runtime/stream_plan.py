@@ -93,6 +93,15 @@ class Segment:
         sizes = [conv.kernel - 1 + self.chunk * conv.at.rate for conv in self.convs]
         return tuple((1, m, m) for m in sizes)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        indices = range(len(self.convs))
+        return ("x", *(f"select_{i}" for i in indices), *(f"state_{i}" for i in indices))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("y", *(f"new_state_{i}" for i in range(len(self.convs))))
+
     def calls(self, frames: int) -> int:
         """Calls until every frame of a clip of `frames` input frames has come out."""
         return -(-(self.end.length(frames) + self.end.delay) // self.output[0])

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from .errors import RuntimeFailure
+from .manifest import Artifact, TensorSpec
 from .spool import Spool
 from .stream_plan import Pass, Segment, StreamPlan, Strip
 
@@ -22,6 +23,8 @@ Arrays = dict[str, np.ndarray]
 
 class Program(Protocol):
     """A loaded segment."""
+
+    threads: int | None
 
     def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
         """Run once, from and to contiguous arrays in the segment's order, shapes and dtype."""
@@ -117,23 +120,26 @@ class StreamSession:
     Args:
         plan: how to run it.
         load: loads a segment's program.
-        latents: shape (C, H', W').
-        dtype: of the programs' inputs and outputs.
-        identity: of plan and weights; a saved state goes with this one only.
+        artifact: its entry in the manifest.
+        inputs, outputs: the bundle's specs: latents and frames.
+
+    Attributes:
+        threads: what the runtime uses, None where it does not say.
     """
 
     def __init__(
         self,
         plan: StreamPlan,
         load: Callable[[Segment], Program],
-        latents: tuple[int, ...],
-        dtype: np.dtype | str,
-        identity: str,
+        artifact: Artifact,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
     ) -> None:
         self.plan = plan
-        self.latents = latents
-        self.dtype = np.dtype(dtype)
-        self.identity = identity
+        self.artifact = artifact
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.dtype = np.dtype(artifact.input_dtype)
+        self.threads: int | None = None
         self._load = load
         self._closed = False
         self._kept = ExitStack()
@@ -177,10 +183,11 @@ class StreamSession:
                 yield from map(self._frames, out)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
-        """`Session.run` for a whole clip of any length: `latents` in, `frames` out."""
-        if set(inputs) != {"latents"}:
-            raise RuntimeFailure(f'The inputs are {", ".join(inputs) or "none"}; "latents" is needed.')
-        return {"frames": np.concatenate([*self.stream(inputs["latents"])], axis=2)}
+        """As `Session.run`, for a whole clip of any length."""
+        (given,), (made,) = ([spec.name for spec in specs] for specs in (self.inputs, self.outputs))
+        if set(inputs) != {given}:
+            raise RuntimeFailure(f'The inputs are {", ".join(inputs) or "none"}; "{given}" is needed.')
+        return {made: np.concatenate([*self.stream(inputs[given])], axis=2)}
 
     def clip(self, state: bytes | None = None) -> Clip:
         """A clip whose latents are pushed as they come; from a saved state, one that goes on.
@@ -221,6 +228,7 @@ class StreamSession:
         try:
             for segment in part.segments:
                 programs.append(self._load(segment))
+                self.threads = programs[-1].threads
                 stack.callback(programs[-1].close)
         except BaseException:
             stack.close()
@@ -229,7 +237,7 @@ class StreamSession:
 
     def _frames_first(self, latents: np.ndarray) -> np.ndarray:
         """Checked latents (1, C, T', H', W') as (T', C, H', W')."""
-        channels, height, width = self.latents
+        _, channels, _, height, width = self.inputs[0].shape
         shape = getattr(latents, "shape", type(latents).__name__)
         wanted = (1, channels, *shape[2:3], height, width) if isinstance(shape, tuple) else None
         if shape != wanted or not shape[2] or latents.dtype.kind != "f":
@@ -307,7 +315,7 @@ class Clip:
 
         self._refuse_if_finished()
         places = [[stage.calls, stage.filled] for stage in self._chain.stages]
-        return save(self._tensors(), {"identity": self._session.identity, "places": json.dumps(places)})
+        return save(self._tensors(), {"identity": self._session.artifact.sha256, "places": json.dumps(places)})
 
     def _tensors(self) -> Arrays:
         return {
@@ -326,10 +334,11 @@ class Clip:
             identity, places = header["identity"], json.loads(header["places"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise RuntimeFailure(f"The state is none that Clip.save made: {error!r}.") from error
-        if identity != self._session.identity:
+        own_identity = self._session.artifact.sha256
+        if identity != own_identity:
             raise RuntimeFailure(
-                f"The state is of another artefact ({identity}; this one is {self._session.identity}): go on with "
-                "the artefact that it was saved from."
+                f"The state is of another artefact ({identity}; this one is {own_identity}): go on with the artefact "
+                "that it was saved from."
             )
         own = self._tensors()
         wrong = sorted(own.keys() ^ tensors.keys())

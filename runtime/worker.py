@@ -26,12 +26,13 @@ import numpy as np
 from . import host
 from .bundle import read_bundle
 from .session import SESSIONS, Session, load_session
+from .streaming import StreamSession
 
 
 class _Runner:
     """The state between requests: golden tensors and the loaded session."""
 
-    _session: Session
+    _session: Session | StreamSession
 
     def load(self, bundle: str, artifact: str, threads: int | None) -> dict[str, Any]:
         opened = read_bundle(bundle)

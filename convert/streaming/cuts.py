@@ -83,6 +83,15 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     return (PassCut(tuple(cuts)),)
 
 
+def work_of(model: TurboVAEDecoder) -> list[float]:
+    """Operations of each unit per latent frame of a long clip, for latents of 8x8."""
+    work, rate = [], 1
+    for layer in _layers(model):
+        work.append(layer.operations * rate)
+        rate *= layer.end.rate
+    return work
+
+
 def _layers(model: TurboVAEDecoder) -> list[_Layer]:
     with torch.device("meta"):  # shapes without values; any size of frame gives the same ratios
         units = units_of(TurboVAEDecoder(model.config)).values()

@@ -33,14 +33,6 @@ class SegmentModule(nn.Module):
             y = unit(y, flow)
         return (as_frames(y), *flow.kept)
 
-    @property
-    def input_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.plan.input, *self.plan.select_shapes, *self.plan.states)
-
-    @property
-    def output_shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.plan.output, *self.plan.states)
-
 
 def build(
     model: TurboVAEDecoder, cuts: Sequence[PassCut], height: int, width: int, filename: str = "{}"

@@ -24,12 +24,12 @@ from ..errors import ExportError
 
 def as_clip(frames: Tensor) -> Tensor:
     """(T, C, H, W) to NCTHW."""
-    return frames.unsqueeze(0).transpose(1, 2)
+    return frames.reshape(1, *frames.shape).transpose(1, 2)
 
 
 def as_frames(clip: Tensor) -> Tensor:
     """NCTHW with N = 1 to (T, C, H, W)."""
-    return clip.transpose(1, 2).squeeze(0)
+    return clip.transpose(1, 2).reshape(clip.shape[2], clip.shape[1], *clip.shape[3:])
 
 
 class Flow:

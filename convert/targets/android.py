@@ -69,11 +69,11 @@ def lower(job: Job) -> Lowered:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
         for shape in job.shapes(pte.METHOD):
-            graph, latents = in_half(shape.graph, shape.latents) if half else (shape.graph, shape.latents)
+            graph, inputs = in_half(shape.graph, shape.inputs) if half else (shape.graph, shape.inputs)
             if job.precision == "int8":
                 graph, plan = xnnpack.quantize(graph, shape.calibration)
                 settings.setdefault("quantized", plan.record(len(shape.calibration)))  # the first shape's
-            methods[shape.method] = graph, latents
+            methods[shape.method] = graph, inputs
         edge = pte.to_edge(methods, XnnpackPartitioner())
         delegation = pte.delegation_of(edge, [s.graph for s in job.shapes(pte.METHOD)], _refusal)
         pte.write(edge, job.path)
@@ -122,4 +122,5 @@ TARGET = Target(
     limits=limits,
     method=pte.METHOD,
     several_shapes=True,
+    streams=True,
 )

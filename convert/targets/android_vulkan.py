@@ -49,7 +49,7 @@ def lower(job: Job) -> Lowered:
 
         options = {"force_fp16": job.precision == "fp16"}
         shapes = job.shapes(pte.METHOD)
-        edge = pte.to_edge({s.method: (s.graph, s.latents) for s in shapes}, VulkanPartitioner(options))
+        edge = pte.to_edge({s.method: (s.graph, s.inputs) for s in shapes}, VulkanPartitioner(options))
         delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
     tallest = max(_tallest(s.graph) for s in shapes)

@@ -86,7 +86,7 @@ def lower(deployment_target: str, job: Job) -> Lowered:
     Several shapes are functions of one package, which stores equal weights once.
     """
     with quiet():
-        model = _converted(deployment_target, job.precision, job.graph, job.latents)
+        model = _converted(deployment_target, job, job.graph, job.inputs)
         if job.more:
             with tempfile.TemporaryDirectory(dir=job.path.parent) as folder:
                 _save_functions(deployment_target, job, model, Path(folder))
@@ -101,21 +101,23 @@ def lower(deployment_target: str, job: Job) -> Lowered:
     )
 
 
-def _converted(deployment_target: str, precision: str, graph: fx.GraphModule, latents: Tensor) -> Any:
+def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
     """One shape as an ML program of one function."""
     import coremltools as ct
 
     # coremltools takes the decomposed dialect only.
-    program = torch.export.export(graph, (latents,)).run_decompositions({})
+    program = torch.export.export(graph, inputs).run_decompositions({})
     model = ct.convert(
         program,
         minimum_deployment_target=ct.target[deployment_target],
-        compute_precision=ct.precision.FLOAT32 if precision == "fp32" else ct.precision.FLOAT16,
-        inputs=[ct.TensorType(name="latents", shape=tuple(latents.shape), dtype=float)],
-        outputs=[ct.TensorType(name="frames", dtype=float)],
+        compute_precision=ct.precision.FLOAT32 if job.precision == "fp32" else ct.precision.FLOAT16,
+        inputs=[
+            ct.TensorType(name=name, shape=tuple(x.shape), dtype=float) for name, x in zip(job.input_names, inputs)
+        ],
+        outputs=[ct.TensorType(name=name, dtype=float) for name in job.output_names],
         skip_model_load=True,  # loading needs macOS
     )
-    return _with_small_weights(model, precision)
+    return _with_small_weights(model, job.precision)
 
 
 def _save_functions(deployment_target: str, job: Job, first: Any, folder: Path) -> None:
@@ -127,7 +129,7 @@ def _save_functions(deployment_target: str, job: Job, first: Any, folder: Path) 
     for shape in job.shapes(METHOD):
         model = first
         if shape.method != METHOD:
-            model = _converted(deployment_target, job.precision, shape.graph, shape.latents)
+            model = _converted(deployment_target, job, shape.graph, shape.inputs)
         package = str(folder / f"{shape.method}.mlpackage")
         model.save(package)
         functions.add_function(package, src_function_name="main", target_function_name=shape.method)
@@ -169,6 +171,7 @@ def _target(name: str, deployment_target: str, *, several_shapes: bool = False) 
         default_precision="fp16",
         method=METHOD,
         several_shapes=several_shapes,
+        streams=True,
     )
 
 

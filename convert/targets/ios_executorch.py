@@ -28,7 +28,7 @@ def lower(job: Job) -> Lowered:
             compute_precision=ct.precision.FLOAT16 if job.precision == "fp16" else ct.precision.FLOAT32,
         )
         shapes = job.shapes(pte.METHOD)
-        edge = pte.to_edge({s.method: (s.graph, s.latents) for s in shapes}, CoreMLPartitioner(compile_specs=specs))
+        edge = pte.to_edge({s.method: (s.graph, s.inputs) for s in shapes}, CoreMLPartitioner(compile_specs=specs))
         delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
     settings = {"backend": "Core ML", "minimum_deployment_target": deployment_target}

@@ -23,6 +23,7 @@ from ..rewrites import (
     conv3d_concat,
     conv3d_taps,
     interleave_frames,
+    keep_epsilon,
     merge_border_taps,
     pixel_shuffle,
     safe_rms_norm,
@@ -48,6 +49,8 @@ def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
         *convolutions,
         # Everything else that is still of rank 5.
         batch_in_time.REWRITE,
+        # After batch_in_time, which would lower no sum with a constant that is one number.
+        keep_epsilon.REWRITE,
         # Last: the others leave layout changes in pairs.
         cancel_layouts.REWRITE,
     )
@@ -63,7 +66,7 @@ def lower(job: Job) -> Lowered:
     Weights in a file of their own are mapped by onnxruntime, not read into the heap, before it lays them out anew.
     """
     half = job.precision == "fp16"
-    graph, latents = in_half(job.graph, job.latents) if half else (job.graph, job.latents)
+    graph, inputs = in_half(job.graph, job.inputs) if half else (job.graph, job.inputs)
     settings: dict[str, Any] = {}
     with quiet():
         import onnx_ir
@@ -72,11 +75,11 @@ def lower(job: Job) -> Lowered:
             graph, plan = qdq.quantize(graph, job.calibration)
             settings["quantized"] = plan.record(len(job.calibration))
         program = torch.onnx.export(
-            torch.export.export(graph, (latents,)),
+            torch.export.export(graph, inputs),
             dynamo=True,
             verbose=False,
-            input_names=["latents"],
-            output_names=["frames"],
+            input_names=job.input_names,
+            output_names=job.output_names,
         )
         assert program is not None  # dynamo=True always returns one
         job.path.mkdir()
@@ -127,4 +130,5 @@ TARGET = Target(
     },
     lower=lower,
     limits=limits,
+    streams=True,
 )

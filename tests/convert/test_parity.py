@@ -88,7 +88,7 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
     latents = torch.cat([one.x.flatten() for one in trials])
     path = folder / target.filename
     graph = capture(Together(trials), (latents,))
-    lowered = target.lower(Job(graph, latents, precision, path, (latents,)))
+    lowered = target.lower(Job(graph, (latents,), precision, path, (latents,)))
     arrays = {"latents": latents.numpy()}
     if target.runtime == "coreml":
         frames = evaluate(load_program(path), arrays).outputs["frames"]

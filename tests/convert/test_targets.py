@@ -152,7 +152,7 @@ def test_what_the_vulkan_delegate_is_given_computes_what_the_decoder_does() -> N
     with quiet(), torch.no_grad():
         from executorch.backends.vulkan.partitioner.vulkan_partitioner import VulkanPartitioner
 
-        (delegate,) = pte.delegates_of(pte.to_edge({"forward": (graph, latents)}, VulkanPartitioner()))
+        (delegate,) = pte.delegates_of(pte.to_edge({"forward": (graph, (latents,))}, VulkanPartitioner()))
         assert (delegate(latents)[0] - model(latents)).abs().max() < 1e-4
 
 

@@ -15,6 +15,7 @@ from handheld.convert import ExportError
 from handheld.convert.streaming import Cut, PassCut, SegmentModule, build, default_cuts, units_of
 from handheld.convert.streaming.units import StreamConv
 from handheld.models import PRESETS, TurboVAEDecoder
+from handheld.runtime.manifest import Artifact, Method, TensorSpec, Tolerance
 from handheld.runtime.streaming import StreamSession
 
 # Presets of one architecture count once.
@@ -57,18 +58,25 @@ class TorchProgram:
         for array, result in zip(outputs, results):
             array[...] = result.numpy()
 
+    threads = None
+
     def close(self) -> None: ...
 
 
-def session_for(
-    model: TurboVAEDecoder, cuts: Sequence[PassCut], height: int = 2, width: int = 1, identity: str = "one"
-) -> StreamSession:
+def session_for(model: TurboVAEDecoder, cuts: Sequence[PassCut], height: int = 2, width: int = 1) -> StreamSession:
     plan, modules = build(model, cuts, height, width)
     programs = {module.plan.program: TorchProgram(module) for module in modules}
-    latents = (model.spec.channels, height, width)
-    spatial = model.spec.spatial
-    assert plan.faults(latents, (3, height * spatial, width * spatial)) == []
-    return StreamSession(plan, lambda segment: programs[segment.program], latents, "float64", identity)
+    latents = (1, model.spec.channels, 1, height, width)
+    frames = (1, 3, model.spec.frames(1), height * model.spec.spatial, width * model.spec.spatial)
+    assert plan.faults((latents[1], *latents[3:]), (frames[1], *frames[3:])) == []
+    artifact = Artifact(
+        *("torch", "torch", "torch", "stream", "fp64", "0" * 64, 0, Tolerance(1e-10, "fp64")),
+        methods=(Method("forward", (latents,), (frames,)),),
+        input_dtype="float64",
+        stream=plan,
+    )
+    inputs, outputs = [TensorSpec("latents", latents)], [TensorSpec("frames", frames)]
+    return StreamSession(plan, lambda segment: programs[segment.program], artifact, inputs, outputs)
 
 
 def decode(model: TurboVAEDecoder, cuts: tuple[PassCut, ...], latents: torch.Tensor) -> np.ndarray:
