@@ -13,7 +13,7 @@ from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
 from ..memory import live_bytes, peak_memory, weight_bytes
 from ..rewrite import apply, capture, module_of
-from ..target import Target
+from ..target import Precision, Target
 from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes
 from .overheads import Overhead, overhead_of
@@ -139,6 +139,25 @@ def fit(
         Proposal(*proposed) if proposed else None,
         overhead,
     )
+
+
+def whole_clip_bytes(
+    config: TurboVAEDConfig, latents: Sequence[int], target: Target, precision: str | None = None
+) -> int:
+    """The peak of a process that decodes a whole clip at once, as `fit` has it."""
+    with torch.device("meta"):
+        model = TurboVAEDecoder(config).eval()
+    wanted = target.precision(precision or target.default_precision)
+    return _whole_clip(model, latents, wanted, overhead_of(target.runtime))[1]
+
+
+def _whole_clip(
+    model: TurboVAEDecoder, latents: Sequence[int], precision: Precision, overhead: Overhead
+) -> tuple[fx.GraphModule, int]:
+    graph = capture(model, (torch.empty(tuple(latents), device="meta"),))
+    apply(graph, precision.rewrites)
+    weights, peak = weight_bytes(graph, precision.dtype), peak_memory(graph, precision.dtype)
+    return graph, overhead.whole_clip_bytes(weights, peak.size_bytes)
 
 
 def choose_cuts(

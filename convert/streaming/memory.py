@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from handheld.models import TurboVAEDecoder
 from handheld.runtime.stream_plan import Segment, StreamPlan
@@ -66,7 +67,7 @@ class UnitSizes:
     def of_unit(self, index: int, chunk: int) -> ProgramSize:
         """Of a unit, called with so many frames."""
         module = self._at(chunk)[index]
-        key = (repr(module.units), *module.input_shapes, *module.output_shapes)
+        key = (repr(module.units), module.plan.input, module.plan.output, module.plan.states)
         if key not in self._known:
             self._known[key] = self._measure(module)
         return self._known[key]
@@ -93,7 +94,7 @@ class UnitSizes:
         return self._modules[chunk]
 
     def _measure(self, module: SegmentModule) -> ProgramSize:
-        graph = capture(module, tuple(torch.empty(shape, device="meta") for shape in module.input_shapes))
+        graph = capture(module, meta_inputs(module.plan))
         apply(graph, self.precision.rewrites)
         dtype = self.precision.dtype
         return ProgramSize(
@@ -102,6 +103,12 @@ class UnitSizes:
             multiply_adds(graph),
             moved_bytes(graph, dtype),
         )
+
+
+def meta_inputs(segment: Segment) -> tuple[Tensor, ...]:
+    """What a segment's program takes, without values."""
+    shapes = (segment.input, *segment.select_shapes, *segment.states)
+    return tuple(torch.empty(shape, device="meta") for shape in shapes)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,7 @@ def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead
     peaks, spools = [], []
     for index, part in enumerate(plan.passes):
         held = [
-            (programs[segment.program], host_bytes(segment, itemsize, overhead), boundary_bytes(segment, itemsize))
+            (programs[segment.program], itemsize * _ends(segment), itemsize * _states(segment))
             for segment in part.segments
         ]
         peaks.append(overhead.peak_bytes(held))
@@ -143,13 +150,11 @@ def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead
     return StreamSize(plan, programs, tuple(peaks), tuple(spools))
 
 
-def host_bytes(segment: Segment, itemsize: int, overhead: Overhead) -> int:
-    """Of the buffers that the driver keeps for a segment."""
-    states = sum(map(math.prod, segment.states))
-    return (math.prod(segment.input) + math.prod(segment.output) + overhead.state_copies * states) * itemsize
+def _ends(segment: Segment) -> int:
+    """Elements of x and y."""
+    return math.prod(segment.input) + math.prod(segment.output)
 
 
-def boundary_bytes(segment: Segment, itemsize: int) -> int:
-    """Of all inputs and outputs of a segment's program."""
-    states = sum(map(math.prod, segment.states))
-    return (math.prod(segment.input) + math.prod(segment.output) + 2 * states) * itemsize
+def _states(segment: Segment) -> int:
+    """Elements of the states."""
+    return sum(map(math.prod, segment.states))

@@ -22,7 +22,6 @@ class Overhead:
         process_bytes: resident with Python, numpy and the runtime, before a program is loaded.
         program_bytes: of each loaded program, beside its weights.
         weights: resident bytes per byte of weights.
-        state_copies: sets of state buffers that the driver keeps.
         boundary: copies of a program's inputs and outputs inside the runtime, for as long as it is loaded.
         inner: resident bytes per byte of activations inside a program.
         inner_stays: whether each program keeps that memory while it is loaded, or gives it back after a call.
@@ -32,7 +31,6 @@ class Overhead:
     process_bytes: int
     program_bytes: int
     weights: float
-    state_copies: int
     boundary: float
     inner: float
     inner_stays: bool
@@ -42,15 +40,17 @@ class Overhead:
         """Of a pass.
 
         Args:
-            held: of each segment its program, the bytes of the driver's buffers and those of inputs and outputs.
+            held: of each segment its program, the bytes of x and y, and those of its states.
         """
         inner = [size.inner_bytes for size, _, _ in held]
+        states = [state for _, _, state in held]
         return int(
             self.process_bytes
             + len(held) * self.program_bytes
-            + sum(
-                self.weights * size.weight_bytes + host + self.boundary * boundary for size, host, boundary in held
-            )
+            + sum(self.weights * size.weight_bytes + ends for size, ends, _ in held)
+            + sum(states)
+            + max(states)  # the driver has new states written beside the old ones, of one segment at a time
+            + self.boundary * sum(ends + 2 * state for _, ends, state in held)
             + self.inner * (sum(inner) if self.inner_stays else max(inner))
         )
 
@@ -68,7 +68,6 @@ OVERHEADS: dict[str, Overhead] = {
         process_bytes=75 * _MB,
         program_bytes=2 * _MB,
         weights=1.0,
-        state_copies=2,
         boundary=0.0,
         inner=1.0,
         inner_stays=False,
@@ -78,7 +77,6 @@ OVERHEADS: dict[str, Overhead] = {
         process_bytes=75 * _MB,
         program_bytes=2 * _MB,
         weights=1.0,
-        state_copies=2,
         boundary=1.0,
         inner=1.0,
         inner_stays=True,

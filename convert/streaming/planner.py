@@ -62,8 +62,9 @@ class _Unit:
         return self.segment.input[2]
 
     @property
-    def state_bytes(self) -> int:
-        return 4 * sum(map(math.prod, self.segment.states))
+    def state_size(self) -> int:
+        """Elements of the states."""
+        return sum(map(math.prod, self.segment.states))
 
     def share(self, chunk: int) -> float:
         """What a call of `chunk` frames needs of memory, against what was measured."""
@@ -137,7 +138,10 @@ class Planner:
 
     def state_bytes(self) -> dict[str, int]:
         """Of each unit, by its name: the frames that it keeps, whole ones."""
-        return {unit.segment.units[0]: unit.state_bytes * self.itemsize // 4 for unit in self._units}
+        return {unit.segment.units[0]: self._state_bytes(unit) for unit in self._units}
+
+    def _state_bytes(self, unit: _Unit) -> int:
+        return unit.state_size * self.itemsize
 
     def size(self, cuts: Sequence[PassCut]) -> StreamSize:
         return stream_size(cuts, self.frames, self.sizes, self.overhead)
@@ -198,11 +202,7 @@ class Planner:
         units = self._units[first:stop]
         parts = [own / unit.rows for own, unit in zip(rows, units)]
         held = [
-            (
-                ProgramSize(unit.size.weight_bytes, 0, 0, 0),
-                int(self.overhead.state_copies * unit.state_bytes * part * self.itemsize / 4),
-                int(2 * unit.state_bytes * part * self.itemsize / 4),
-            )
+            (ProgramSize(unit.size.weight_bytes, 0, 0, 0), 0, int(self._state_bytes(unit) * part))
             for unit, part in zip(units, parts)
         ]
         left = budget - self.overhead.peak_bytes(held)

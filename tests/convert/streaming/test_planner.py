@@ -12,14 +12,14 @@ from handheld.convert.memory import peak_memory, weight_bytes
 from handheld.convert.rewrite import apply, capture
 from handheld.convert.streaming import Cut, PassCut, build
 from handheld.convert.streaming.fit import fit
-from handheld.convert.streaming.memory import UnitSizes, stream_size
+from handheld.convert.streaming.memory import UnitSizes, meta_inputs, stream_size
 from handheld.convert.streaming.overheads import OVERHEADS, Overhead, overhead_of
 from handheld.convert.streaming.planner import Planner
 from handheld.models import PRESETS, TurboVAEDecoder
 
 FP32 = TARGETS["onnx"].precision("fp32")
 # Nothing but what the graphs need.
-BARE = Overhead(0, 0, 1.0, 2, 0.0, 1.0, False, "made up")
+BARE = Overhead(0, 0, 1.0, 0.0, 1.0, False, "made up")
 HEIGHT, WIDTH, FRAMES = 6, 4, 6
 
 
@@ -52,7 +52,7 @@ def test_sizes_of_segments_are_those_of_their_own_graphs(sizes: UnitSizes, strip
     cuts = (PassCut((Cut(4, 2), Cut(units - 6, 4), Cut(2, 8)), strips),)
     plan, modules = build(sizes.model, cuts, HEIGHT, WIDTH)
     for segment, module in zip(plan.segments, modules):
-        graph = capture(module, tuple(torch.empty(shape, device="meta") for shape in module.input_shapes))
+        graph = capture(module, meta_inputs(segment))
         apply(graph, FP32.rewrites)
         found = sizes.of(segment)
         # Which form of a convolution is cheapest, and so what its weights are, may depend on what stands beside it.
@@ -114,11 +114,11 @@ def test_causal_segments_keep_in_step() -> None:
 def test_the_peak_of_a_pass_adds_up() -> None:
     from handheld.convert.streaming.memory import ProgramSize
 
-    held = [(ProgramSize(10, 100, 0, 0), 1000, 2000), (ProgramSize(20, 300, 0, 0), 4000, 5000)]
-    takes_turns = Overhead(7, 1, 2.0, 2, 0.0, 1.0, False, "made up")
-    assert takes_turns.peak_bytes(held) == 7 + 2 + 2 * 30 + 5000 + 300
-    keeps_all = Overhead(7, 1, 1.0, 2, 1.0, 1.5, True, "made up")
-    assert keeps_all.peak_bytes(held) == 7 + 2 + 30 + 5000 + 7000 + 600
+    held = [(ProgramSize(10, 100, 0, 0), 1000, 200), (ProgramSize(20, 300, 0, 0), 4000, 500)]
+    takes_turns = Overhead(7, 1, 2.0, 0.0, 1.0, False, "made up")
+    assert takes_turns.peak_bytes(held) == 7 + 2 + 2 * 30 + 5000 + 700 + 500 + 300
+    keeps_all = Overhead(7, 1, 1.0, 1.0, 1.5, True, "made up")
+    assert keeps_all.peak_bytes(held) == 7 + 2 + 30 + 5000 + 700 + 500 + (5000 + 2 * 700) + 600
 
 
 def test_fit_says_what_each_stage_takes_and_what_fits() -> None:
