@@ -345,8 +345,8 @@ class Clip:
         own_identity = self._session.artifact.sha256
         if identity != own_identity:
             raise RuntimeFailure(
-                f"The state is of another artefact ({identity}; this one is {own_identity}): go on with the artefact "
-                "that it was saved from."
+                f"The state is of another artefact ({identity}; this one is {own_identity}): go on with the "
+                "artefact that it was saved from."
             )
         own = self._tensors()
         wrong = sorted(own.keys() ^ tensors.keys())

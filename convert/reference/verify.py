@@ -15,8 +15,10 @@ import numpy as np
 from torch import fx
 
 from handheld.runtime.bundle import Bundle
-from handheld.runtime.errors import BundleError, RuntimeMissing
+from handheld.runtime.errors import BundleError, RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact, Method, Tolerance
+from handheld.runtime.stream_plan import Segment, StreamPlan
+from handheld.runtime.streaming import StreamSession
 from handheld.runtime.verify import Verdict
 from handheld.runtime.worker import psnr_db
 
@@ -67,7 +69,10 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
         return replace(none, reason=str(error))
     passed = []
     for method, shape in zip(artifact.methods, bundle.shapes):
-        verdict = _verify_shape(bundle, artifact, method, shape, graph if shape is None else None)
+        if artifact.stream is not None:
+            verdict = _verify_stream(bundle, artifact, artifact.stream, shape)
+        else:
+            verdict = _verify_shape(bundle, artifact, method, shape, graph if shape is None else None)
         if verdict.status != "pass":
             where = f"In the shape {method.inputs[0]}: " if len(artifact.methods) > 1 else ""
             return replace(verdict, reason=where + verdict.reason)
@@ -77,6 +82,55 @@ def verify_coreml(bundle: Bundle, artifact: Artifact, graph: fx.GraphModule | No
         max_abs_error=max(verdict.max_abs_error or 0.0 for verdict in passed),
         psnr_db=min(verdict.psnr_db for verdict in passed if verdict.psnr_db is not None),
     )
+
+
+def _verify_stream(bundle: Bundle, artifact: Artifact, plan: StreamPlan, shape: str | None) -> Verdict:
+    """The verdict of a streamed artefact, whose hash is right, on one clip."""
+    none = Verdict(artifact, "fail", "", None, None, artifact.tolerance, None)
+    faults: list[str] = []
+    specs = bundle.manifest.inputs, bundle.manifest.outputs
+
+    def load(segment: Segment) -> _Evaluated:
+        path = bundle.locate(f"{artifact.path}/{segment.program}")
+        return _Evaluated(load_program(path, artifact.methods[0].name), segment, faults)
+
+    try:
+        inputs, wanted = bundle.golden(shape)
+        with StreamSession(plan, load, artifact, *specs) as session:
+            found = session.run(inputs)
+    except (RuntimeMissing, UnsupportedProgram) as error:
+        return replace(none, status="not verified", reason=str(error))
+    except (RuntimeFailure, ExportError) as error:
+        return replace(none, reason=str(error))
+    none = replace(none, runtime_version=REFERENCE)
+    if not all(np.isfinite(array).all() for array in found.values()):
+        return replace(none, reason=f"In the {REFERENCE}, the output holds NaN or infinity. {' '.join(faults[:1])}")
+    largest, psnr = _difference(bundle, found, wanted)
+    measured = replace(none, max_abs_error=largest, psnr_db=psnr)
+    if faults:
+        return replace(measured, reason=f"In the {REFERENCE}: {faults[0]}")
+    if fault := artifact.tolerance.fault(largest, psnr):
+        return replace(measured, reason=f"{fault}, in the {REFERENCE}.")
+    return replace(measured, status="pass")
+
+
+class _Evaluated:
+    """A segment's program for `StreamSession`, run by the evaluator; what overflows is told in `faults`."""
+
+    threads: int | None = None
+
+    def __init__(self, program: Program, segment: Segment, faults: list[str]) -> None:
+        self.program, self.segment, self.faults = program, segment, faults
+
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+        found = evaluate(self.program, dict(zip(self.segment.input_names, inputs)))
+        if found.overflow:
+            self.faults.append(f"in {self.segment.program}, {_overflow_text(found.overflow)}")
+        for array, name in zip(outputs, self.segment.output_names):
+            array[...] = found.outputs[name]
+
+    def close(self) -> None:
+        """Nothing is held outside of Python."""
 
 
 def _verify_shape(

@@ -96,6 +96,7 @@ def lowered_errors(target: Target, precision: str, trials: Sequence[Trial], fold
         length = sum(one.before.numel() for one in trials)
         artifact = SimpleNamespace(
             name="parity",
+            stream=None,
             methods=(Method(target.method, (tuple(latents.shape),), ((length,),)),),
             input_dtype=lowered.input_dtype,
             output_dtype=lowered.output_dtype,

@@ -29,6 +29,12 @@ def run(
         Optional[float],  # noqa: UP045
         typer.Option(min=0.1, help="Frames per second.", show_default="the encoded video's, else 25"),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream", help="With a streamed artefact only: clips of any length, a few frames at a time."
+        ),
+    ] = False,
     threads: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="CPU threads.", show_default="the runtime's choice"),
@@ -38,28 +44,42 @@ def run(
 
     Stopped by Ctrl-C, a full disk or a runtime that fails, it keeps the frames so far as OUT.partial.mp4 and says
     how many they are.
+
+    A streamed artefact (handheld export --stream) takes clips of any number of frames and holds a few of them at a
+    time.
     """
     from handheld.latents_file import read_latents
     from handheld.runtime.bundle import read_bundle
     from handheld.runtime.errors import RuntimeFailure, RuntimeMissing
     from handheld.runtime.session import SESSIONS, open_session
+    from handheld.runtime.streaming import StreamSession
     from handheld.runtime.video import to_pixels, write_video
 
     opened = read_bundle(bundle)
-    if artifact is not None:
-        chosen = opened.artifact(artifact)
-    else:
-        reasons = {a.name: SESSIONS[a.runtime].unavailable() for a in opened.artifacts}
-        runnable = [a for a in opened.artifacts if reasons[a.name] is None]
-        if not runnable:
+    candidates = opened.artifacts if artifact is None else (opened.artifact(artifact),)
+    if stream:
+        candidates = tuple(a for a in candidates if a.stream is not None)
+        if not candidates:
+            which = f"Artefact {artifact}" if artifact else "No artefact"
+            raise RuntimeFailure(
+                f"{which} of {bundle} is {'not ' if artifact else ''}for streaming: leave --stream out, or export "
+                "with --stream."
+            )
+    if artifact is None:
+        reasons = {a.name: SESSIONS[a.runtime].unavailable() for a in candidates}
+        candidates = tuple(a for a in candidates if reasons[a.name] is None)
+        if not candidates:
             raise RuntimeMissing(f"No artefact of {bundle} runs here: " + "; ".join(map(str, reasons.values())))
-        chosen = runnable[0]
+    chosen = candidates[0]
     values, origin = read_latents(latents)
     given = opened.manifest.inputs[0]
-    if values.shape[1:] != given.shape[1:]:
+    wanted: list[int | str] = list(given.shape[1:])
+    if chosen.stream is not None:
+        wanted[1] = "any"
+    if any(size not in (has, "any") for has, size in zip(values.shape[1:], wanted)):
         raise RuntimeFailure(
             f"{latents}: clips of {'x'.join(map(str, values.shape[1:]))} (channels, time, height, width); this "
-            f"bundle decodes {'x'.join(map(str, given.shape[1:]))}. Encode them with --for {bundle}, or export "
+            f"bundle decodes {'x'.join(map(str, wanted))}. Encode them with --for {bundle}, or export "
             "a bundle of that size."
         )
     rate = fps or float(origin.get("fps", 25))
@@ -67,9 +87,16 @@ def run(
 
         def clips() -> Iterator[np.ndarray]:
             for i, clip in enumerate(values):
-                frames = session.run({given.name: clip[None]})[opened.manifest.outputs[0].name]
-                update(i + 1, len(values), f"clip {i + 1}")
-                yield to_pixels(frames)
+                if isinstance(session, StreamSession):
+                    done, total = 0, session.plan.length(clip.shape[1])
+                    for piece in session.stream(clip[None]):
+                        done += piece.shape[2]
+                        update(i * total + done, len(values) * total, f"clip {i + 1}")
+                        yield to_pixels(piece)
+                else:
+                    frames = session.run({given.name: clip[None]})[opened.manifest.outputs[0].name]
+                    update(i + 1, len(values), f"clip {i + 1}")
+                    yield to_pixels(frames)
 
         written = write_video(clips(), out, rate)
     shape = opened.manifest.outputs[0].shape

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from handheld.convert import Step
+    from handheld.convert.streaming import PassCut
     from handheld.convert.target import Target
     from handheld.runtime.bundle import Bundle
     from handheld.runtime.manifest import Artifact, Option
@@ -53,6 +54,17 @@ def run(
         Optional[float],  # noqa: UP045
         typer.Option(help="With --precision auto: lowest PSNR from the fp32 output, in dB.", show_default="40"),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Export for streaming: clips of any number of frames, in the memory of a few.",
+        ),
+    ] = False,
+    chunk: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="With --stream: latent frames of a step, at least.", show_default="1"),
+    ] = None,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -88,6 +100,10 @@ def run(
 
     if min_psnr is not None and precision != AUTO:
         raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
+    if chunk is not None and not stream:
+        raise CommandError(f"--chunk {chunk} goes with --stream.")
+    if stream and precision == AUTO:
+        raise CommandError("--precision auto does not go with --stream: name a precision.")
     sizes = _asked_sizes(shape, frames, height, width)
     floor = None
     if precision == AUTO:
@@ -113,8 +129,15 @@ def run(
             )
     bundle = out or Path(f"{Path(source).name}-bundle")
     (latents, origin), *more = examples
+    cuts = None
+    if stream:
+        from handheld.convert.streaming import default_cuts
+
+        cuts = default_cuts(opened.model, latents.shape[2], chunk or 1)
+        if not more and latents.shape[2] > 1:  # the other end of the lengths, to be verified too
+            more = [(latents[:, :, :1].contiguous(), f"the first frame of {origin}")]
     exported = export_and_show(
-        opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor, more=more
+        opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor, more=more, cuts=cuts
     )
     if explain:
         for artifact in exported.artifacts:
@@ -157,6 +180,7 @@ def export_and_show(
     overwrite: bool,
     min_psnr_db: float | None = None,
     more: Sequence[tuple[Tensor, str]] = (),
+    cuts: Sequence[PassCut] | None = None,
 ) -> Bundle:
     """Export a source, show what was done, and return the bundle.
 
@@ -164,6 +188,7 @@ def export_and_show(
         latents, origin: the example, and a word on where it comes from.
         min_psnr_db: for precision auto.
         more: examples in further shapes; not for precision auto.
+        cuts: of a decoder that is exported for streaming.
     """
     from handheld.convert import export, export_smallest
 
@@ -190,7 +215,7 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        how: dict[str, Any] = {"precision": precision, "more": [example for example, _ in more]}
+        how: dict[str, Any] = {"precision": precision, "more": [example for example, _ in more], "stream": cuts}
         if min_psnr_db is not None:
             how = {"min_psnr_db": min_psnr_db}
         calibration = {"calibration_latents": what} if calibrated else {}
