@@ -176,6 +176,35 @@ def test_ctrl_c_while_decoding_says_how_many_frames_are_in_the_partial_video(bun
     assert not (tmp_path / "out.mp4").exists()
 
 
+def test_fit_proposes_a_plan_within_the_budget_and_exits_with_1_where_nothing_fits(
+    handheld: Run, tmp_path: Path
+) -> None:
+    size = ["--height", 64, "--width", 64, "--frames", 9]
+    file = tmp_path / "fit.json"
+    status, text, _ = handheld("fit", "tiny", "-t", "onnx", *size, "--budget", "300MB", "--json", file)
+    assert status == 0
+    assert all(part in text for part in ("up_blocks.1", "whole clip", "streamed, proposed", "fits"))
+    (found,) = json.loads(file.read_text())["targets"]
+    assert found["proposal"]["peak_bytes"] <= 300_000_000
+    assert found["overhead"]["source"]
+    status, text, _ = handheld("fit", "tiny", "-t", "onnx", *size, "--budget", "50MB")
+    assert status == 1
+    assert "nothing fits 50.0 MB" in text
+
+
+def test_an_export_within_a_budget_streams_and_verifies(handheld: Run, tmp_path: Path) -> None:
+    size = ["--height", 32, "--width", 32, "--frames", 3]
+    made = tmp_path / "made"
+    status, _, text = handheld("export", "tiny", "-t", "onnx", *size, "--stream", "--budget", "200MB", "-o", made)
+    assert status == 0, text
+    assert handheld("verify", made)[0] == 0
+    for wrong in (["--budget", "200MB"], ["--stream", "--budget", "much"], ["--stream", "--budget", "1MB"]):
+        status, _, text = handheld("export", "tiny", "-t", "onnx", *size, *wrong, "-o", tmp_path / "none")
+        assert status == 1
+        assert wrong[-1] in text
+        assert not (tmp_path / "none").exists()
+
+
 def test_recipes_are_listed(handheld: Run) -> None:
     status, text, _ = handheld("distill", "--list")
     assert status == 0
