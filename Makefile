@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint setup flash flash-sanitize clean help
+.PHONY: demo test test-slow lint setup flash flash-sanitize flash-doors flash-arm android ios clean help
 
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
@@ -14,6 +14,10 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make flash      rebuild the flash engine after a change of its sources"
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
+	@echo "make flash-doors      its op for ExecuTorch and (ORT_HEADERS=folder of onnxruntime_cxx_api.h) ONNX Runtime"
+	@echo "make flash-arm  its native tests on emulated ARM64"
+	@echo "make android    compile, test and pack the Android library and app, as far as this machine can"
+	@echo "make ios        build and test the Swift package; on Linux with a Swift of its own, as root"
 	@echo "make clean      remove the environment and everything that was built"
 
 setup: $(STAMP)
@@ -53,6 +57,32 @@ flash-sanitize:
 	$(FLASH) -B build/flash-thread -DHANDHELD_FLASH_SANITIZE=thread
 	cmake --build build/flash-thread --parallel 2
 	ctest --test-dir build/flash-thread --output-on-failure
+
+android: $(STAMP)
+	$(BIN)/python android_demo/check
+
+ios:
+	ios_demo/check/run
+
+# ExecuTorch's package brings its headers, ONNX Runtime's does not; the first needs a newer CMake than most systems have.
+ORT_HEADERS ?=
+
+flash-doors: $(STAMP)
+	@$(PIP) "cmake>=3.28"
+	@test -n "$(ORT_HEADERS)" || echo "ORT_HEADERS is not set: building ExecuTorch's kernel only"
+	$(BIN)/cmake -S runtime/flash -B build/flash-doors -DHANDHELD_FLASH_ORT="$(abspath $(ORT_HEADERS))" \
+	  -DHANDHELD_FLASH_EXECUTORCH="$$($(BIN)/python -c 'import executorch; print(list(executorch.__path__)[0])')"
+	$(BIN)/cmake --build build/flash-doors --parallel 2
+
+ARM := aarch64-linux-gnu
+
+flash-arm:
+	@command -v $(ARM)-g++ && command -v qemu-aarch64-static || \
+	  { echo "Install a cross compiler and an emulator: apt-get install g++-$(ARM) qemu-user-static"; exit 1; }
+	$(FLASH) -B build/flash-arm -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=$(ARM)-g++ -DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64-static;-L;/usr/$(ARM)"
+	cmake --build build/flash-arm --parallel 2
+	ctest --test-dir build/flash-arm --output-on-failure
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,16 +33,17 @@ from handheld.runtime.flash import (
     SessionOptions,
     open_pack,
 )
+from handheld.runtime.flash.layout import DTYPES
 
 SHAPES = {"1b": (2048, 8192), "3b": (3072, 8192), "tiny": (256, 1024)}
 ACTIVE = 0.149
 
 
 class Bandwidth:
-    """The best of copying (read and written bytes counted) and summing large arrays, one per thread."""
+    """The best of copying (read and written bytes counted) and summing large integer arrays, one per thread."""
 
     def __init__(self, threads: int, size_bytes: int = 1 << 27) -> None:
-        self._arrays = [np.ones(size_bytes // 8 // threads) for _ in range(threads)]
+        self._arrays = [np.ones(size_bytes // 8 // threads, np.uint64) for _ in range(threads)]
         self._copies = [np.empty_like(array) for array in self._arrays]
         self._pool = ThreadPoolExecutor(threads)
         self._size_bytes = size_bytes
@@ -198,7 +199,7 @@ def measure_techniques(pack: Pack, spec: PackSpec, tokens: int, warmup: int) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="1b")
-    parser.add_argument("--dtype", choices=["fp16", "int8", "int4"], default="int8")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="int8")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="where to write the pack; a disk, not a memory file system")

@@ -9,7 +9,7 @@ its runtime loaded, from before the model loads; our sessions ask onnxruntime to
 is also given under onnxruntime's own defaults, as who exports it would run it. The difference is the largest from
 the eager fp32 output.
 
-The JSON: schema_version, command, created_utc, versions, host, settings (repeat, warmup, rounds, threads), and per
+The JSON: schema_version, command, created_utc, versions, device, settings (repeat, warmup, rounds, threads), and per
 preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and all
 samples `latency_ns`, a list per round. None is unknown, never zero.
 """
@@ -17,29 +17,23 @@ samples `latency_ns`, a list per round. None is unknown, never zero.
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from handheld.convert import TARGETS, export
-from handheld.convert.pipeline import versions
+from side_by_side import AS_IS, Report, add_options, cell, exported, measured
+
+from handheld.convert import TARGETS
 from handheld.convert.target import Target
 from handheld.models import PRESETS
-from handheld.runtime import files
 from handheld.runtime.bundle import Bundle
-from handheld.runtime.profile import Profile, Subject, profile
+from handheld.runtime.profile import Profile
 from handheld.runtime.session.ort import MODEL
 from handheld.runtime.verify import verify
 from handheld.sources import open_source
 
-SCHEMA_VERSION = 1
-AS_IS = "as-is"
 _MEGA = 1e6
 
 
@@ -56,28 +50,10 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
     source = open_source(preset)
     latents, _ = source.example(options.frames, options.size, options.size)
     with tempfile.TemporaryDirectory() as folder:
-        subjects = []
-        for label, target in targets.items():
-            _note(f"{preset}: exporting {label}")
-            bundle = export(
-                source.model,
-                latents,
-                Path(folder) / label,
-                targets=[target],
-                name=f"{preset} {label}",
-                provenance=source.provenance,
-            )
-            subjects.append(Subject(label, bundle, bundle.artifacts[0], "teacher" if label == AS_IS else "student"))
+        subjects = [exported(label, source, latents, folder, target) for label, target in targets.items()]
         errors = [verify(subject.bundle)[0].max_abs_error for subject in subjects]
         default_bytes = default_peak_growth_bytes(subjects[0].bundle, options.threads)
-        _note(f"{preset}: measuring {', '.join(targets)}")
-        measured = profile(
-            subjects,
-            repeat=options.repeat,
-            warmup=options.warmup,
-            rounds=options.rounds,
-            threads=options.threads,
-        )
+        timed = measured(subjects, options)
     rows = [
         {
             "variant": found.label,
@@ -87,14 +63,14 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
             "multiply_adds": subject.artifact.settings["rewritten"]["multiply_adds"],
             "delegation": subject.artifact.delegation,
             "median_ns": found.latency.median_ns if found.latency else None,
-            "speedup": found.speedup.median_of_pairs if found.speedup else None,
+            "speedup": speedup.median_of_pairs if (speedup := timed.speedup(found)) else None,
             "max_abs_error": error,
             "peak_growth_bytes": found.peak_growth_bytes,
             "size_bytes": found.size_bytes,
-            "latency_ns": found.latency_ns,
+            "latency_ns": [one.latency_ns for one in found.rounds],
             "error": found.error,
         }
-        for subject, error, found in zip(subjects, errors, measured.subjects)
+        for subject, error, found in zip(subjects, errors, timed.subjects)
     ]
     frames = list(subjects[0].bundle.manifest.outputs[0].shape)
     result = {
@@ -104,7 +80,7 @@ def measure(preset: str, targets: dict[str, Target], options: argparse.Namespace
         "as_is_default_session_peak_growth_bytes": default_bytes,
         "variants": rows,
     }
-    return result, measured
+    return result, timed
 
 
 _DEFAULT_SESSION = """
@@ -139,24 +115,16 @@ def show(result: dict[str, Any]) -> None:
     print(f"{'variant':<16}" + "".join(f"{head:>{width}}" for head, width in heads))
     for row in result["variants"]:
         cells = (
-            _cell(row["median_ns"], 10, ".1f", _MEGA),
-            _cell(row["speedup"], 10, ".2f"),
-            _cell(row["multiply_adds"], 12, ".1f", 1e9),
-            _cell(row["max_abs_error"], 12, ".1e"),
-            _cell(row["peak_growth_bytes"], 9, ".0f", _MEGA),
-            _cell(row["size_bytes"], 7, ".0f", _MEGA),
+            cell(row["median_ns"], 10, ".1f", _MEGA),
+            cell(row["speedup"], 10, ".2f"),
+            cell(row["multiply_adds"], 12, ".1f", 1e9),
+            cell(row["max_abs_error"], 12, ".1e"),
+            cell(row["peak_growth_bytes"], 9, ".0f", _MEGA),
+            cell(row["size_bytes"], 7, ".0f", _MEGA),
         )
         print(f"{row['variant']:<16}{''.join(cells)}" + (f"  {row['error']}" if row["error"] else ""))
     default = result["as_is_default_session_peak_growth_bytes"] / _MEGA
     print(f"{AS_IS} under onnxruntime's default options: peak {default:.0f} MB")
-
-
-def _cell(value: float | None, width: int, form: str, unit: float = 1.0) -> str:
-    return f"{'-' if value is None else format(value / unit, form):>{width}}"
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -166,32 +134,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, help="default: 9, or the nearest length that the preset has")
     parser.add_argument("--executorch", action="store_true", help="our ExecuTorch artefacts too")
     parser.add_argument("--variant", action="append", help="only these besides as-is; repeatable")
-    parser.add_argument("--repeat", type=int, default=10, help="timed runs a round")
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("lowering.json"))
+    add_options(parser, "lowering.json")
     options = parser.parse_args()
     targets = variants(options.executorch)
     if options.variant:
         if unknown := sorted(set(options.variant) - set(targets)):
             parser.error(f"no variant {', '.join(unknown)}; there are: {', '.join(targets)}")
         targets = {label: target for label, target in targets.items() if label in {AS_IS, *options.variant}}
-    report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "benchmarks/lowering.py", *sys.argv[1:]]),
-        "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": versions(),
-    }
-    results = []
+    report = Report(options.out, "presets")
     for preset in options.preset or ["ltx"]:
-        result, measured = measure(preset, targets, options)
-        report |= {"host": asdict(measured.host), "settings": asdict(measured.settings)}
-        results.append(result)
+        result, timed = measure(preset, targets, options)
+        report.add(result, timed)
         show(result)
-        # After each preset: an interrupted run keeps what it has.
-        text = json.dumps({**report, "presets": results}, indent=1, allow_nan=False) + "\n"
-        files.write_atomically(options.out, text.encode())
     print(f"\nwritten to {options.out}")
 
 

@@ -9,35 +9,26 @@ the fp32 eager frames at peak 2.0. Artefacts run as in `benchmarks/lowering.py`:
 in turn; speed ratios are medians of pairs of runs, against fp32 of the same target and against the released graph
 exported as it is to ONNX. Above 1 is faster.
 
-The JSON: schema_version, command, created_utc, versions, host, settings, and per model its latents, their origin
+The JSON: schema_version, command, created_utc, versions, device, settings, and per model its latents, their origin
 and, per artefact, the figures of the table and all samples `latency_ns`, a list per round. None is unknown.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
-from lowering import AS_IS, variants
+from lowering import variants
+from side_by_side import AS_IS, Report, add_options, cell, exported, measured
 
-from handheld.convert import TARGETS, export
-from handheld.convert.pipeline import versions
+from handheld.convert import TARGETS
 from handheld.convert.precision_auto import lowest_psnr_db
-from handheld.runtime import files
-from handheld.runtime.profile import Profile, Subject, profile
+from handheld.runtime.profile import Profile
 from handheld.sources import open_source
-
-SCHEMA_VERSION = 1
 
 
 def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Profile]:
@@ -54,30 +45,13 @@ def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Pro
             if not options.precision or precision in options.precision:
                 wanted[f"{target.name}-{precision}"] = target, precision
     with tempfile.TemporaryDirectory() as folder:
-        subjects = []
-        for label, (target, precision) in wanted.items():
-            print(f"{name}: exporting {label}", file=sys.stderr, flush=True)
-            bundle = export(
-                source.model,
-                latents,
-                Path(folder) / label,
-                targets=[target],
-                precision=precision,
-                calibration=calibration,
-                name=f"{source.name} {label}",
-                provenance=source.provenance,
-            )
-            subjects.append(Subject(label, bundle, bundle.artifacts[0], "teacher" if label == AS_IS else "student"))
+        subjects = [
+            exported(label, source, latents, folder, target, precision, calibration)
+            for label, (target, precision) in wanted.items()
+        ]
         psnrs = [lowest_psnr_db(subject.bundle, clips, frames) for subject in subjects]
-        print(f"{name}: measuring", file=sys.stderr, flush=True)
-        measured = profile(
-            subjects,
-            repeat=options.repeat,
-            warmup=options.warmup,
-            rounds=options.rounds,
-            threads=options.threads,
-        )
-    times = {found.label: found.latency_ns for found in measured.subjects}
+        timed = measured(subjects, options)
+    times = {found.label: [one.latency_ns for one in found.rounds] for found in timed.subjects}
     rows = [
         {
             "artefact": found.label,
@@ -85,14 +59,14 @@ def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Pro
             "psnr_db": round(psnr, 2),
             "size_bytes": found.size_bytes,
             "median_ns": found.latency.median_ns if found.latency else None,
-            "speed_against_fp32": speed(times.get(f"{subject.artifact.target}-fp32"), found.latency_ns),
-            "speed_against_as_is": speed(times[AS_IS], found.latency_ns),
+            "speed_against_fp32": speed(times.get(f"{subject.artifact.target}-fp32"), times[found.label]),
+            "speed_against_as_is": speed(times[AS_IS], times[found.label]),
             "peak_growth_bytes": found.peak_growth_bytes,
             "delegation": subject.artifact.delegation,
-            "latency_ns": found.latency_ns,
+            "latency_ns": times[found.label],
             "error": found.error,
         }
-        for subject, psnr, found in zip(subjects, psnrs, measured.subjects)
+        for subject, psnr, found in zip(subjects, psnrs, timed.subjects)
     ]
     result = {
         "model": name,
@@ -102,7 +76,7 @@ def measure(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Pro
         "clips": len(clips),
         "artefacts": rows,
     }
-    return result, measured
+    return result, timed
 
 
 def speed(reference: Sequence[Sequence[int]] | None, own: Sequence[Sequence[int]]) -> float | None:
@@ -119,14 +93,10 @@ def show(result: dict[str, Any]) -> None:
     for row in result["artefacts"]:
         print(
             f"{row['artefact']:<16}{row['psnr_db']:>9.1f}{row['size_bytes'] / 1e6:>8.1f}"
-            f"{_cell(row['median_ns'], 11, '.1f', 1e6)}{_cell(row['speed_against_fp32'], 8, '.2f')}"
-            f"{_cell(row['speed_against_as_is'], 9, '.2f')}{_cell(row['peak_growth_bytes'], 9, '.0f', 1e6)}"
+            f"{cell(row['median_ns'], 11, '.1f', 1e6)}{cell(row['speed_against_fp32'], 8, '.2f')}"
+            f"{cell(row['speed_against_as_is'], 9, '.2f')}{cell(row['peak_growth_bytes'], 9, '.0f', 1e6)}"
             + (f"  {row['error']}" if row["error"] else "")
         )
-
-
-def _cell(value: float | None, width: int, form: str, unit: float = 1.0) -> str:
-    return f"{'-' if value is None else format(value / unit, form):>{width}}"
 
 
 def main() -> None:
@@ -136,28 +106,14 @@ def main() -> None:
     parser.add_argument("--precision", action="append", help="only these; repeatable")
     parser.add_argument("--size", type=int, help="height and width in pixels: the run's, else 256")
     parser.add_argument("--frames", type=int, help="the run's, else 9 or the nearest length that there is")
-    parser.add_argument("--repeat", type=int, default=10, help="timed runs a round")
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("quantisation.json"))
+    add_options(parser, "quantisation.json")
     options = parser.parse_args()
     options.target = options.target or ["onnx", "android"]
-    report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "command": shlex.join(["python", "benchmarks/quantisation.py", *sys.argv[1:]]),
-        "created_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": versions(),
-    }
-    results = []
+    report = Report(options.out, "models")
     for name in options.model:
-        result, measured = measure(name, options)
-        report |= {"host": asdict(measured.host), "settings": asdict(measured.settings)}
-        results.append(result)
+        result, timed = measure(name, options)
+        report.add(result, timed)
         show(result)
-        # After each model: an interrupted run keeps what it has.
-        text = json.dumps({**report, "models": results}, indent=1, allow_nan=False) + "\n"
-        files.write_atomically(options.out, text.encode())
     print(f"\nwritten to {options.out}")
 
 

@@ -7,7 +7,8 @@ the ops that result. So a rewrite needs no cost function of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,12 +17,16 @@ from torch import fx, nn
 from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
 
 from .cost import CostTable, weight_bytes
+from .memory import lifetimes, live_bytes
 from .rewrite import Graph, Pass, Rewrite, is_call, is_constant, module_of
 
 aten = torch.ops.aten
 
 # What an option may look through to the frames that its input is made of: see `frames.source_frames`.
 _ASSEMBLY = (aten.cat.default, aten.slice.Tensor, aten.alias.default)
+
+# onnxruntime's arena holds 1.8 to 2.2 bytes for each that the graph keeps live: measured on the four presets.
+_HELD_PER_LIVE = 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,9 @@ class Choice:
 
     At each place the option with the lowest share of the modelled time plus `weight_worth` times its share of the
     weights is taken; both shares are of the whole model lowered by the plainest options, so that a layer is not
-    made faster at the price of memory that the whole model's time does not repay.
+    made faster at the price of memory that the whole model's time does not repay. If the model would then hold more
+    memory (weights, and activations at the fullest place) than with the plainest options everywhere, weights are
+    counted dearer, in steps, until it does not; what a place missed by that is on the record.
 
     Attributes:
         options: the last is the plainest, to which the others are compared; all match the same ops.
@@ -46,27 +53,22 @@ class Choice:
         table = self.costs()
         places: list[tuple[fx.Node, list[_Estimate]]] = []
         refused: list[Refusal] = []
+        live = _live(graph.module)
         for node in graph.module.graph.nodes:
-            estimates = [_estimate(option, node, table) for option in self.options]
-            found = [estimate for estimate in estimates if estimate is not None]
+            found = [e for option in self.options if (e := _estimate(option, node, table, live[node])) is not None]
             if any(estimate.refused is None for estimate in found):
                 places.append((node, found))
             elif found:
                 refused.append(Refusal(node.name, module_of(node), found[-1].refused or ""))
-        total_ns = sum(_plainest(found).cost_ns for _, found in places)
-        total_bytes = weight_bytes(graph.module.graph)
+        taken = self._most_worth([found for _, found in places], weight_bytes(graph.module.graph))
         selected: dict[str, list[Selection]] = {option.name: [] for option in self.options}
-        for node, found in places:
-            best = min(
-                (estimate for estimate in reversed(found) if estimate.refused is None),
-                key=lambda e: e.cost_ns / total_ns + self.weight_worth * e.weight_bytes / total_bytes,
-            )
-            reference_ns = _plainest(found).cost_ns
-            options = tuple(estimate.option(reference_ns) for estimate in found)
-            selected[best.rewrite.name].append(Selection(node.name, module_of(node), options))
-            match = best.rewrite.match(node)
-            assert match is not None, f"{best.rewrite.name} no longer matches {node.name}"
-            best.rewrite.substitute(graph, match)
+        for (node, found), place in zip(places, taken):
+            rewrite = place.estimate.rewrite
+            options = tuple(place.option(estimate) for estimate in found)
+            selected[rewrite.name].append(Selection(node.name, module_of(node), options))
+            match = rewrite.match(node)
+            assert match is not None, f"{rewrite.name} no longer matches {node.name}"
+            rewrite.substitute(graph, match)
         graph.module.graph.eliminate_dead_code()
         return [
             RewriteRecord(
@@ -77,6 +79,36 @@ class Choice:
             )
             for option in self.options
         ]
+
+    def _most_worth(self, places: Sequence[Sequence[_Estimate]], total_bytes: int) -> list[_Taken]:
+        """What each place gets."""
+        plain = [_plainest(found) for found in places]
+        total_ns = sum(estimate.cost_ns for estimate in plain)
+        most_live = max((estimate.live_bytes for estimate in plain), default=0)
+        allowed = _held_bytes(plain)
+
+        def best(weight_worth: float, live: float = math.inf) -> list[_Estimate]:
+            return [
+                min(
+                    (e for e in reversed(found) if e.refused is None and e.live_bytes <= live),
+                    key=lambda e: e.cost_ns / total_ns + weight_worth * e.weight_bytes / total_bytes,
+                )
+                for found in places
+            ]
+
+        worth = self.weight_worth
+        chosen = wished = best(worth)
+        if _held_bytes(wished) > allowed:
+            chosen = best(worth, most_live)
+        # Ends: at last weights alone count, and the plainest fit.
+        while _held_bytes(chosen) > allowed:
+            worth = 1.25 * worth + 0.01
+            chosen = best(worth, most_live)
+        why = (
+            f"memory: with each layer's best, weights and activations would hold {_held_bytes(wished) / 1e6:.0f} "
+            f"MB; the plainest hold {allowed / 1e6:.0f} MB"
+        )
+        return [_Taken(*row, why) for row in zip(chosen, wished, plain)]
 
 
 def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
@@ -114,29 +146,57 @@ class _Estimate:
     refused: str | None = None
     cost_ns: float = 0.0
     weight_bytes: int = 0
-
-    def option(self, reference_ns: float) -> Option:
-        if self.refused is not None:
-            return Option(self.rewrite.name, None, None, self.refused)
-        return Option(self.rewrite.name, round(self.cost_ns / reference_ns, 3), self.weight_bytes)
+    live_bytes: int = 0  # of activations of the whole graph, where most are live in the option
 
 
-def _plainest(found: list[_Estimate]) -> _Estimate:
+@dataclass(frozen=True)
+class _Taken:
+    """What a place gets, what it would get if memory were no matter, the plainest, and why they differ."""
+
+    estimate: _Estimate
+    wished: _Estimate
+    plainest: _Estimate
+    why: str
+
+    def option(self, of: _Estimate) -> Option:
+        """For the manifest."""
+        if of.refused is not None:
+            return Option(of.rewrite.name, None, None, of.refused)
+        relative_cost = round(of.cost_ns / self.plainest.cost_ns, 3)
+        missed = of is self.wished and of is not self.estimate
+        return Option(of.rewrite.name, relative_cost, of.weight_bytes, self.why if missed else None)
+
+
+def _held_bytes(estimates: Sequence[_Estimate]) -> int:
+    """What a runtime holds at the fullest of the places: see `_HELD_PER_LIVE`."""
+    most_live = max((estimate.live_bytes for estimate in estimates), default=0)
+    return sum(estimate.weight_bytes for estimate in estimates) + _HELD_PER_LIVE * most_live
+
+
+def _plainest(found: Sequence[_Estimate]) -> _Estimate:
     return next(estimate for estimate in reversed(found) if estimate.refused is None)
 
 
-def _estimate(rewrite: Rewrite, node: fx.Node, table: CostTable) -> _Estimate | None:
+def _estimate(rewrite: Rewrite, node: fx.Node, table: CostTable, live: int) -> _Estimate | None:
+    """What an option costs at a place where so many bytes are live as it is; None where it does not match."""
     match = rewrite.match(node)
     if match is None:
         return None
     if reason := rewrite.check(match):
         return _Estimate(rewrite, refused=reason)
     scratch, root = _alone(node)
+    elsewhere = live - _live(scratch)[root]
     match = rewrite.match(root)
     assert match is not None, f"{rewrite.name} does not match {node.name} taken by itself"
     rewrite.substitute(Graph(scratch), match)
     scratch.graph.eliminate_dead_code()
-    return _Estimate(rewrite, None, table.total_ns(scratch.graph.nodes), weight_bytes(scratch.graph))
+    nodes = scratch.graph.nodes
+    most = elsewhere + max(_live(scratch).values())
+    return _Estimate(rewrite, None, table.total_ns(nodes), weight_bytes(scratch.graph), most)
+
+
+def _live(module: fx.GraphModule) -> dict[fx.Node, int]:
+    return live_bytes(module, lifetimes(module, inputs_stay=False, free_layouts=True))
 
 
 def _alone(root: fx.Node) -> tuple[fx.GraphModule, fx.Node]:
@@ -162,5 +222,11 @@ def _alone(root: fx.Node) -> tuple[fx.GraphModule, fx.Node]:
         return made
 
     new_root = copy(root)
-    graph.output(new_root)
+    # What is read behind the place too stays live through it.
+    kept = [
+        made
+        for node, made in copies.items()
+        if node is not root and not is_constant(node) and any(root < user for user in node.users)
+    ]
+    graph.output((new_root, *kept))
     return fx.GraphModule(holder, graph), new_root

@@ -13,6 +13,7 @@ A runtime that plans better (elementwise ops in place) or worse (an arena with g
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -68,11 +69,19 @@ class Peak:
     module: str
 
 
-def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> list[Lifetime]:
+def lifetimes(
+    module: fx.GraphModule,
+    dtype: torch.dtype = torch.float32,
+    *,
+    inputs_stay: bool = True,
+    free_layouts: bool = False,
+) -> list[Lifetime]:
     """Every activation of a graph with its size and the time for which it is needed, in the graph's order.
 
     Args:
         dtype: in which the artefact holds what the graph has in fp32.
+        inputs_stay: False: the inputs are the graph's own, and go after the last node that reads them.
+        free_layouts: every transpose relabels, for half rewritten graphs: `cancel_layouts` removes them later.
     """
     nodes = list(module.graph.nodes)
     written: dict[fx.Node, fx.Node] = {}  # node -> the node that wrote its memory
@@ -84,35 +93,29 @@ def lifetimes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> lis
                 last[written[source]] = place
         if node.op in ("get_attr", "output"):
             continue
-        owner = written.get(node.args[0]) if _relabels(node) else None
+        same_memory = relabels(node) or (free_layouts and is_call(node, *_PERMUTATIONS))
+        owner = written.get(node.args[0]) if same_memory else None
         written[node] = owner or node
         if owner is None:
             first[node] = last[node] = place
-    end = len(nodes) - 1
-    given = {written[node] for node in nodes[end].all_input_nodes if node in written}
+    if inputs_stay:
+        for node in first:
+            if node.op == "placeholder":
+                first[node], last[node] = 0, len(nodes) - 1
+    given = {written[node] for node in nodes[-1].all_input_nodes if node in written}
     return [
-        Lifetime(
-            node,
-            size_bytes(node, dtype),
-            *((0, end) if node.op == "placeholder" else (place, last[node])),
-            outer=node.op == "placeholder" or node in given,
-        )
+        Lifetime(node, size_bytes(node, dtype), place, last[node], node.op == "placeholder" or node in given)
         for node, place in first.items()
     ]
 
 
-def live_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> list[int]:
-    """Bytes of activations that are live at each node of a graph, in its order.
-
-    Args:
-        inner: without the graph's inputs and outputs.
-    """
+def live_bytes(module: fx.GraphModule, tensors: Iterable[Lifetime]) -> dict[fx.Node, int]:
+    """Bytes of `tensors` that are live while each node of their graph runs, in the graph's order."""
     change = [0] * (len(module.graph.nodes) + 1)
-    for tensor in lifetimes(module, dtype):
-        if not (inner and tensor.outer):
-            change[tensor.first] += tensor.size_bytes
-            change[tensor.last + 1] -= tensor.size_bytes
-    return list(accumulate(change))[:-1]
+    for tensor in tensors:
+        change[tensor.first] += tensor.size_bytes
+        change[tensor.last + 1] -= tensor.size_bytes
+    return dict(zip(module.graph.nodes, accumulate(change)))
 
 
 def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> Peak:
@@ -121,17 +124,16 @@ def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, i
     Args:
         inner: without the graph's inputs and outputs.
     """
-    live = live_bytes(module, dtype, inner=inner)
-    most = max(live)
-    node = list(module.graph.nodes)[live.index(most)]
-    return Peak(most, node.name, str(node.target), module_of(node))
+    live = live_bytes(module, (t for t in lifetimes(module, dtype) if not (inner and t.outer)))
+    at = max(live, key=live.__getitem__)
+    return Peak(live[at], at.name, str(at.target), module_of(at))
 
 
 def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of activations that the ops of a graph read and write, each operand once per op."""
     total = 0
     for node in module.graph.nodes:
-        if node.op == "call_function" and not _relabels(node):
+        if node.op == "call_function" and not relabels(node):
             read = [n for n in node.all_input_nodes if n.op != "get_attr"]
             total += sum(size_bytes(n, dtype) for n in (*read, node))
     return total
@@ -155,7 +157,7 @@ def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
     return tensor.numel() * (dtype if tensor.dtype == torch.float32 else tensor.dtype).itemsize
 
 
-def _relabels(node: fx.Node) -> bool:
+def relabels(node: fx.Node) -> bool:
     """Whether a node yields the memory that it is given, under other axes."""
     if is_call(node, *_RESHAPES) or node.target is operator.getitem:
         return True

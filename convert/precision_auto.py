@@ -18,7 +18,7 @@ from handheld.runtime.bundle import Bundle, BundleWriter
 from handheld.runtime.errors import RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact
 from handheld.runtime.session import SESSIONS, load_session
-from handheld.runtime.worker import psnr_db
+from handheld.runtime.stats import psnr_db
 
 from .errors import ExportError
 from .pipeline import Step, export

@@ -25,7 +25,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import files
+from . import files, parsing
 from .errors import BundleError
 from .manifest import (
     Artifact,
@@ -119,9 +119,11 @@ class Bundle:
             names = ", ".join(map(str, self.shapes[1:])) or "no other"
             raise BundleError(f"{self.path} has no shape {method!r}; beside the first, None, it has {names}.")
         self.check_golden()
+        source = self.locate(self.manifest.golden.path)
         try:
-            tensors = load_file(self.locate(self.manifest.golden.path))
-        except SafetensorError as error:
+            tensors = load_file(source)
+            _refuse_duplicates(source)
+        except (SafetensorError, ValueError) as error:
             raise BundleError(f"{self.path}: {self.manifest.golden.path} is not safetensors: {error}.") from error
         if faults := _golden_faults(self.manifest, tensors):
             raise BundleError(f"{self.path}: {self.manifest.golden.path}: " + "; ".join(faults) + ".")
@@ -432,6 +434,12 @@ class BundleWriter:
 
 def _is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _refuse_duplicates(path: Path) -> None:
+    """Raise ValueError for a safetensors file that names a tensor twice: the library takes the last one."""
+    with path.open("rb") as stream:
+        parsing.load_json(stream.read(int.from_bytes(stream.read(8), "little")).decode())
 
 
 def _golden_name(side: str, spec: TensorSpec, method: str | None) -> str:

@@ -6,56 +6,33 @@ import contextlib
 import os
 import platform
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Host:
-    """The machine a profile was measured on; None is unknown.
-
-    Attributes:
-        cores_available: CPUs that the process may run on.
-        load_average_1min: runnable processes when the measurement began; near 0 on a quiet machine.
-    """
-
-    cpu_model: str | None
-    architecture: str
-    cores_physical: int | None
-    cores_logical: int | None
-    cores_available: int | None
-    ram_bytes: int | None
-    os: str
-    python: str
-    load_average_1min: float | None
+from .profile_record import Conditions, Device
 
 
-@dataclass(frozen=True)
-class Device:
-    """What a phone reports beside a measurement, in its own words; None is unknown, as it is on a host."""
-
-    model: str | None = None
-    os_version: str | None = None
-    thermal_state: str | None = None
-    low_power_mode: bool | None = None
-    battery_percent: float | None = None
-    compute_unit: str | None = None
-
-
-def describe_host() -> Host:
+def describe_host() -> Device:
     import psutil
 
-    return Host(
-        cpu_model=_cpu_model(),
-        architecture=platform.machine(),
-        cores_physical=psutil.cpu_count(logical=False),
-        cores_logical=psutil.cpu_count(),
+    return Device(
+        platform="host",
+        model=None,
+        soc=_cpu_model(),
+        architecture=platform.machine() or None,
+        os=platform.system() or None,
+        os_version=platform.release() or None,
+        cores=psutil.cpu_count(),
         cores_available=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         ram_bytes=psutil.virtual_memory().total,
-        os=platform.platform(),
-        python=platform.python_version(),
-        load_average_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        memory_limit_bytes=None,
+        memory_metric="rss",
+        emulated=None,
     )
+
+
+def conditions() -> Conditions:
+    """State of this machine now; what a host does not tell alike everywhere is None."""
+    return Conditions(load_average_1min=os.getloadavg()[0] if hasattr(os, "getloadavg") else None)
 
 
 def _cpu_model() -> str | None:

@@ -85,9 +85,9 @@ class Option:
 
     Attributes:
         rewrite: its name.
-        relative_cost: modelled time over that of the plainest option, 1.0; null where it was refused.
-        weight_bytes: of the constants that it needs; null where it was refused.
-        refused: why it could not be taken; null where it could.
+        relative_cost: modelled time over that of the plainest option, 1.0; null where it does not apply.
+        weight_bytes: of the constants that it needs; null where it does not apply.
+        refused: why it does not apply, or was not taken although worth most by itself; else null.
     """
 
     rewrite: str

@@ -19,11 +19,20 @@ Check = Callable[[Any, str, list[str]], Any]
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON; raises ValueError for what it allows no one to rely on: duplicate keys, NaN and infinity."""
+    """Parse JSON; raises ValueError for what it allows no one to rely on.
+
+    That is duplicate keys, NaN, infinity, numbers that become it, and text with half of a surrogate pair, which no
+    other text format can hold.
+    """
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        tree = json.loads(
+            text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite_float
+        )
+        if "\\u" in text:
+            json.dumps(tree, ensure_ascii=False).encode()
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    return tree
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -36,6 +45,13 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits} is too large a number")
+    return value
 
 
 def text(pattern: str | None = None, wanted: str = "text that is not empty", empty: bool = False) -> Check:
@@ -56,10 +72,17 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
-def integer(least: int) -> Check:
+def boolean(value: Any, where: str, faults: list[str]) -> Any:
+    return value if isinstance(value, bool) else _fault(value, where, "true or false", faults)
+
+
+def integer(least: int, most: int = 2**63 - 1) -> Check:
+    """A whole number; by default one that fits 64 bits, as readers in other languages keep it."""
+    wanted = f"a whole number of at least {least}" + ("" if most == 2**63 - 1 else f" and at most {most}")
+
     def check(value: Any, where: str, faults: list[str]) -> Any:
-        good = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        return value if good else _fault(value, where, f"a whole number of at least {least}", faults)
+        good = isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+        return value if good else _fault(value, where, wanted, faults)
 
     return check
 

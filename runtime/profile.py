@@ -3,32 +3,38 @@
 Every subject runs in a process of its own. All processes of a round are alive together and are asked for one
 run at a time, in turn, so that drift of the machine hits all of them alike and ratios hold; who begins changes
 from turn to turn. Each round starts new processes, so load time, first run and memory have one value a round.
-`schema/profile.schema.json` describes the JSON.
+`profile_record` is what comes out.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from importlib.metadata import version
 from typing import Any, Literal
 
-from . import files, stats
+from . import host
 from .bundle import Bundle
 from .errors import RuntimeFailure
-from .host import Device, Host, describe_host
 from .manifest import Artifact
 from .process import Worker
-
-SCHEMA_VERSION = 1
-SCOPE = "measured on this host; says nothing about a phone"
+from .profile_record import (
+    BundleInfo,
+    ComputeUnits,
+    Conditions,
+    Limits,
+    Measurement,
+    Parity,
+    Profile,
+    Round,
+    Settings,
+)
 
 # Pool threads may go on spinning for a while after a run; they must not burn the CPU of the next subject's run.
 _SETTLE_SECONDS = 0.02
@@ -46,111 +52,19 @@ class Subject:
     role: Literal["student", "teacher"] = "student"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How it was measured.
-
-    Attributes:
-        repeat: timed runs of each subject a round.
-        warmup: runs before them that are not timed, after the first run.
-        rounds: how often all is done, each time in new processes.
-        threads: CPU threads asked of each runtime; None is the runtime's own choice.
-    """
-
-    repeat: int
-    warmup: int
-    rounds: int
-    threads: int | None
-
-
-@dataclass(frozen=True)
-class BundleInfo:
-    """Where a measured model came from, copied from its manifest."""
-
-    name: str
-    created_utc: str
-    provenance: dict[str, Any]
-    versions: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was measured of one subject. None and empty are unknown, never zero.
-
-    Attributes:
-        bundle: index into `Profile.bundles`.
-        threads: what the runtime used, where it says.
-        frames: frames that one run makes (batch times time).
-        load_ns: artefact to ready session, per round; its file was read just before (warm file cache) and the
-            runtime was imported already.
-        first_run_ns: the first run after loading, per round.
-        latency_ns: every timed run, a tuple per round.
-        baseline_rss_bytes: resident memory with runtime and golden tensors, before loading, per round.
-        peak_rss_bytes: highest resident memory from then to the end, per round, where the system says.
-        fps: frames over the median latency.
-        error: why it stopped early, if it did; what had been measured is kept.
-    """
-
-    label: str
-    role: str
-    bundle: int
-    artifact: str
-    target: str
-    runtime: str
-    runtime_version: str | None
-    precision: str
-    sha256: str
-    size_bytes: int
-    threads: int | None
-    frames: int
-    load_ns: tuple[int, ...]
-    first_run_ns: tuple[int, ...]
-    latency_ns: tuple[tuple[int, ...], ...]
-    baseline_rss_bytes: tuple[int, ...]
-    peak_rss_bytes: tuple[int | None, ...]
-    latency: stats.Summary | None
-    fps: float | None
-    speedup: stats.Speedup | None
-    error: str | None
-
-    @property
-    def peak_growth_bytes(self) -> int | None:
-        """Peak memory over the loaded runtime, the highest of the rounds: the comparable figure."""
-        growths = [
-            peak - base for peak, base in zip(self.peak_rss_bytes, self.baseline_rss_bytes) if peak is not None
-        ]
-        return max(growths, default=None)
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A whole measurement; `to_json` is what `write_profile` writes."""
-
-    scope: str
-    created_utc: str
-    command: str
-    settings: Settings
-    host: Host
-    device: Device
-    bundles: tuple[BundleInfo, ...]
-    subjects: tuple[Measurement, ...]
-
-    def to_json(self) -> str:
-        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=1, allow_nan=False) + "\n"
-
-
 class _Run:
     """What one subject has yielded so far."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
         self.facts: dict[str, Any] = {}
-        self.load_ns: list[int] = []
-        self.first_run_ns: list[int] = []
-        self.latency_ns: list[dict[int, int]] = []  # per round, by turn
-        self.baseline_rss_bytes: list[int] = []
-        self.peak_rss_bytes: list[int | None] = []
+        self.rounds: list[Round] = []
+        self.parity: tuple[Parity, ...] | None = None
         self.error: str | None = None
+
+    def note(self, **facts: Any) -> None:
+        """Add to the round at work."""
+        self.rounds[-1] = replace(self.rounds[-1], **facts)
 
 
 def profile(
@@ -160,43 +74,46 @@ def profile(
     warmup: int = 2,
     rounds: int = 3,
     threads: int | None = 2,
+    cooldown_seconds: float = 0.0,
     on_progress: Progress | None = None,
 ) -> Profile:
-    """Measure load time, first run, latency, frame rate and peak memory of each subject on this host.
+    """Measure load time, first run, every timed run, peak memory and parity of each subject on this host.
 
     A subject that cannot be loaded or dies keeps what was measured of it, and its error; the others go on.
 
     Args:
         subjects: with labels of their own; all of them are in memory at once.
         repeat, warmup, rounds, threads: see `Settings`.
+        cooldown_seconds: idle time before each round but the first.
         on_progress: called with (steps done, steps in all, label of the subject at work).
 
     Raises RuntimeFailure for no subjects, a label used twice or a count that makes no sense.
     """
-    settings = Settings(repeat, warmup, rounds, threads)
+    settings = Settings(repeat, warmup, rounds, threads, round(cooldown_seconds * 1e9), interleaved=True)
     _check(subjects, settings)
-    host = describe_host()
+    device = host.describe_host()
     runs = [_Run(subject) for subject in subjects]
     tell = _Teller(on_progress, total=len(runs) * rounds * (1 + warmup + repeat))
-    for _ in range(rounds):
-        _measure_round(runs, settings, tell)
-    reference = next((run for run in runs if run.subject.role == "teacher"), None)
+    for index in range(rounds):
+        if index:
+            time.sleep(cooldown_seconds)
+        _measure_round(runs, settings, tell, last=index == rounds - 1)
     bundles = list({subject.bundle.path: subject.bundle for subject in subjects}.values())
     return Profile(
-        scope=SCOPE,
         created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        command=shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        command=shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]) or None,
+        software={"handheld": version("handheld"), "python": sys.version.split()[0]},
         settings=settings,
-        host=host,
-        device=Device(),
-        bundles=tuple(_bundle_info(bundle) for bundle in bundles),
-        subjects=tuple(_measurement(run, reference, bundles) for run in runs),
+        device=device,
+        bundles=tuple(bundle_info(bundle) for bundle in bundles),
+        subjects=tuple(_measurement(run, bundles) for run in runs),
     )
 
 
-def write_profile(profile: Profile, path: str | os.PathLike[str]) -> None:
-    """Write a profile as JSON, whole or not at all. Raises RuntimeFailure where it cannot be written."""
-    files.write_atomically(Path(path), profile.to_json().encode())
+def bundle_info(bundle: Bundle) -> BundleInfo:
+    """What a profile says of a bundle."""
+    manifest = bundle.manifest
+    return BundleInfo(manifest.name, manifest.created_utc, manifest.provenance, manifest.versions)
 
 
 class _Teller:
@@ -217,7 +134,7 @@ def _check(subjects: Sequence[Subject], settings: Settings) -> None:
     labels = [subject.label for subject in subjects]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise RuntimeFailure(f"Labels used twice: {', '.join(twice)}. Give each subject its own.")
-    least = {"repeat": 1, "warmup": 0, "rounds": 1, "threads": 1}
+    least = {"repeat": 1, "warmup": 0, "rounds": 1, "threads": 1, "cooldown_ns": 0, "interleaved": 0}
     faults = [
         f"{name}={value} (at least {least[name]})"
         for name, value in asdict(settings).items()
@@ -227,14 +144,15 @@ def _check(subjects: Sequence[Subject], settings: Settings) -> None:
         raise RuntimeFailure(f"Cannot measure with {', '.join(faults)}.")
 
 
-def _measure_round(runs: Sequence[_Run], settings: Settings, tell: _Teller) -> None:
+def _measure_round(runs: Sequence[_Run], settings: Settings, tell: _Teller, last: bool) -> None:
+    before = host.conditions()
     with ExitStack() as stack:
         workers: dict[_Run, Worker] = {}
         for run in runs:
             if run.error is None:
                 with _failures_kept(run):
                     workers[run] = worker = stack.enter_context(Worker())
-                    _load(run, worker, settings.threads)
+                    _load(run, worker, settings.threads, before)
             tell(run.subject.label)
         for turn in range(-settings.warmup, settings.repeat):
             first = turn % len(runs)
@@ -244,21 +162,34 @@ def _measure_round(runs: Sequence[_Run], settings: Settings, tell: _Teller) -> N
                         time.sleep(_SETTLE_SECONDS)
                         latency_ns = workers[run].ask("run")["latency_ns"]
                         if turn >= 0:
-                            run.latency_ns[-1][turn] = latency_ns
+                            run.note(latency_ns=(*run.rounds[-1].latency_ns, latency_ns))
                 tell(run.subject.label)
+        after = host.conditions()
         for run in runs:
             if run.error is None:
                 with _failures_kept(run):
-                    run.peak_rss_bytes.append(workers[run].ask("memory")["peak_rss_bytes"])
+                    run.note(peak_bytes=workers[run].ask("memory")["peak_bytes"], after=after)
+                    if last:
+                        outputs = workers[run].ask("compare")["outputs"]
+                        run.parity = tuple(Parity(**output) for output in outputs)
 
 
-def _load(run: _Run, worker: Worker, threads: int | None) -> None:
+def _load(run: _Run, worker: Worker, threads: int | None, before: Conditions) -> None:
     reply = worker.load(run.subject.bundle, run.subject.artifact, threads)
     run.facts = {"runtime_version": reply["runtime_version"], "threads": reply["threads"]}
-    run.load_ns.append(reply["load_ns"])
-    run.baseline_rss_bytes.append(reply["baseline_rss_bytes"])
-    run.latency_ns.append({})
-    run.first_run_ns.append(worker.ask("run")["latency_ns"])
+    run.rounds.append(
+        Round(
+            load_ns=reply["load_ns"],
+            first_run_ns=None,
+            latency_ns=(),
+            baseline_bytes=reply["baseline_bytes"],
+            peak_bytes=None,
+            flash=None,
+            before=before,
+            after=Conditions(),
+        )
+    )
+    run.note(first_run_ns=worker.ask("run")["latency_ns"])
 
 
 @contextmanager
@@ -270,12 +201,9 @@ def _failures_kept(run: _Run) -> Iterator[None]:
         run.error = str(error)
 
 
-def _measurement(run: _Run, reference: _Run | None, bundles: Sequence[Bundle]) -> Measurement:
-    artifact = run.subject.artifact
-    batch, _, time_frames, _, _ = _clip_shape(run)
-    frames = batch * time_frames
-    samples_ns = [sample for samples in run.latency_ns for sample in samples.values()]
-    summary = stats.summarize(samples_ns) if samples_ns else None
+def _measurement(run: _Run, bundles: Sequence[Bundle]) -> Measurement:
+    artifact, method = run.subject.artifact, run.subject.artifact.methods[0]
+    batch, _, frames, _, _ = method.outputs[0]
     return Measurement(
         label=run.subject.label,
         role=run.subject.role,
@@ -287,39 +215,16 @@ def _measurement(run: _Run, reference: _Run | None, bundles: Sequence[Bundle]) -
         precision=artifact.precision,
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
+        method=method.name,
+        input_shapes=method.inputs,
+        output_shapes=method.outputs,
+        unit="frame",
+        units_per_run=batch * frames,
+        prompt_tokens=None,
         threads=run.facts.get("threads"),
-        frames=frames,
-        load_ns=tuple(run.load_ns),
-        first_run_ns=tuple(run.first_run_ns),
-        latency_ns=tuple(tuple(samples.values()) for samples in run.latency_ns),
-        baseline_rss_bytes=tuple(run.baseline_rss_bytes),
-        peak_rss_bytes=tuple(run.peak_rss_bytes),
-        latency=summary,
-        fps=frames * 1e9 / summary.median_ns if summary else None,
-        speedup=_speedup(run, reference),
+        compute_units=ComputeUnits(),
+        tolerance=Limits(artifact.tolerance.max_abs, artifact.tolerance.min_psnr_db),
+        rounds=tuple(run.rounds),
+        parity=run.parity,
         error=run.error,
     )
-
-
-def _speedup(run: _Run, reference: _Run | None) -> stats.Speedup | None:
-    """Over the turns in which both ran: one of them may have died early. None between unequal clip sizes."""
-    if reference is None or run is reference or _clip_shape(run) != _clip_shape(reference):
-        return None
-    pairs = [
-        (theirs[turn], ours[turn])
-        for theirs, ours in zip(reference.latency_ns, run.latency_ns)
-        for turn in ours
-        if turn in theirs
-    ]
-    if not pairs:
-        return None
-    return stats.compare(reference.subject.label, [pair[0] for pair in pairs], [pair[1] for pair in pairs])
-
-
-def _clip_shape(run: _Run) -> tuple[int, ...]:
-    return run.subject.bundle.manifest.outputs[0].shape
-
-
-def _bundle_info(bundle: Bundle) -> BundleInfo:
-    manifest = bundle.manifest
-    return BundleInfo(manifest.name, manifest.created_utc, manifest.provenance, manifest.versions)

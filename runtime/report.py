@@ -6,22 +6,18 @@ The page is well-formed XML too. Style, charts and pictures are inside it; it lo
 from __future__ import annotations
 
 import base64
-import math
 import os
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from . import files
 from .charts import Row, bar_chart, clean, strip_plot
 from .errors import RuntimeFailure
-from .profile import Measurement, Profile
+from .page import NONE, Html, flat, mb, median_ms, ms, page, pairs, psnr_text, section, table, value_text
+from .profile_record import Conditions, Measurement, Profile
 from .verify import Verdict
 
 Quality = Mapping[str, Mapping[str, float | str | None]]
-
-_NONE = "–"
 
 
 def write_report(
@@ -42,7 +38,6 @@ def write_report(
 
     Raises RuntimeFailure for an image that cannot be read and a path that cannot be written.
     """
-    css = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     sections = [
         _head(profile, title),
         _tiles(profile),
@@ -54,24 +49,25 @@ def write_report(
         _method(profile),
         _origin(profile),
     ]
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        f"<title>{clean(title)}</title><style>\n{css}</style></head>\n"
-        f"<body><main>\n{chr(10).join(section for section in sections if section)}\n</main></body></html>\n"
-    )
-    files.write_atomically(Path(path), page.encode())
+    files.write_atomically(Path(path), page(title, sections).encode())
 
 
 def _head(profile: Profile, title: str) -> str:
-    host = profile.host
-    cores = f", {host.cores_available or host.cores_logical} cores" if host.cores_logical else ""
+    device = profile.device
+    in_turn = "Ratios were measured side by side, run by run." if profile.settings.interleaved else ""
+    cores = f", {device.cores_available or device.cores} cores" if device.cores else ""
     return (
         f'<header><h1>{clean(title)}</h1><p class="dim">{clean(profile.created_utc)} · '
-        f"{clean(host.cpu_model or host.architecture)}{cores} · {clean(host.os)}</p>"
+        f"{clean(device.name)}{cores} · {clean(_system(profile))}</p>"
         f'<p class="note">{clean(profile.scope[0].upper() + profile.scope[1:])}. '
-        "Ratios were measured side by side, run by run.</p></header>"
+        f"{in_turn}</p></header>"
     )
+
+
+def _system(profile: Profile) -> str:
+    device = profile.device
+    parts = [part for part in (device.os, device.os_version, device.architecture) if part]
+    return " ".join(parts) or "unknown system"
 
 
 def _tiles(profile: Profile) -> str:
@@ -82,13 +78,13 @@ def _tiles(profile: Profile) -> str:
     median_ns, best = min(students, key=lambda pair: pair[0])
     growth = best.peak_growth_bytes
     tiles = [
-        (f"{best.fps:.3g}", "frames per second"),
-        (_ms(median_ns) + " ms", f"for {best.frames} frames, median"),
-        (_mb(best.size_bytes) + " MB", "artefact size"),
-        (_mb(growth) + " MB" if growth is not None else _NONE, "peak memory over the loaded runtime"),
+        (f"{best.units_per_second:.3g}", f"{best.unit}s per second"),
+        (ms(median_ns) + " ms", f"for {best.units_per_run} {best.unit}s, median"),
+        (mb(best.size_bytes) + " MB", "artefact size"),
+        (mb(growth) + " MB" if growth is not None else NONE, "peak memory over the loaded runtime"),
     ]
-    if best.speedup:
-        tiles.insert(0, (f"{best.speedup.median_of_pairs:.2f} ×", f"as fast as {best.speedup.reference}"))
+    if speedup := profile.speedup(best):
+        tiles.insert(0, (f"{speedup.median_of_pairs:.2f} ×", f"as fast as {speedup.reference}"))
     cells = "".join(
         f'<div class="tile"><b>{clean(value)}</b><span>{clean(what)}</span></div>' for value, what in tiles
     )
@@ -101,7 +97,7 @@ def _pictures(images: Sequence[tuple[str, str | os.PathLike[str]]]) -> str:
         f"<figcaption>{clean(caption)}</figcaption></figure>"
         for caption, path in images
     ]
-    return _section("Frames", "".join(figures)) if figures else ""
+    return section("Frames", "".join(figures)) if figures else ""
 
 
 def _png(path: str | os.PathLike[str]) -> str:
@@ -118,33 +114,31 @@ def _quality(quality: Quality) -> str:
     columns = list(dict.fromkeys(column for row in quality.values() for column in row))
     if not columns:
         return ""
-    rows = [[name, *(_value(row.get(column)) for column in columns)] for name, row in quality.items()]
-    return _section("Quality", _table(["", *columns], rows))
+    rows = [[name, *(value_text(row.get(column)) for column in columns)] for name, row in quality.items()]
+    return section("Quality", table(["", *columns], rows))
 
 
 def _speed(profile: Profile) -> str:
     header = ["", "runtime", "load, ms", "first run, ms", "median, ms", "p90, ms", "p99, ms", "FPS", "× teacher"]
     rows, failed = [], []
     for s in profile.subjects:
-        summary = s.latency
-        times = [_ms(getattr(summary, f"{p}_ns")) if summary else _NONE for p in ("median", "p90", "p99")]
+        summary, rate, speedup = s.latency, s.units_per_second, profile.speedup(s)
+        times = [ms(getattr(summary, f"{p}_ns")) if summary else NONE for p in ("median", "p90", "p99")]
         rows.append(
             [
-                _Html(f'{clean(s.label)} <span class="badge {s.role}">{s.role}</span>'),
+                Html(f'{clean(s.label)} <span class="badge {s.role}">{s.role}</span>'),
                 _runtime(s),
-                _median_ms(s.load_ns),
-                _median_ms(s.first_run_ns),
+                median_ms(s.load_ns),
+                median_ms(s.first_run_ns),
                 *times,
-                f"{s.fps:.3g}" if s.fps else _NONE,
-                f"{s.speedup.median_of_pairs:.2f}" if s.speedup else _NONE,
+                f"{rate:.3g}" if rate else NONE,
+                f"{speedup.median_of_pairs:.2f}" if speedup else NONE,
             ]
         )
         if s.error:
             failed.append(f"<p><b>{clean(s.label)}</b> was not measured in full:</p><pre>{clean(s.error)}</pre>")
     strips = [
-        Row(s.label, s.role, tuple(sample / 1e6 for samples in s.latency_ns for sample in samples))
-        for s in profile.subjects
-        if s.latency
+        Row(s.label, s.role, tuple(sample / 1e6 for sample in s.samples_ns)) for s in profile.subjects if s.latency
     ]
     plot = f"<h3>Every timed run</h3>{strip_plot(strips, 'ms')}" if strips else ""
     foot = (
@@ -152,7 +146,7 @@ def _speed(profile: Profile) -> str:
         "taken in turn. Load: artefact to ready session, file cache warm, runtime already imported. "
         "Load and first run: median of the rounds.</p>"
     )
-    return _section("Speed", _table(header, rows, text_columns=2) + "".join(failed) + plot + foot)
+    return section("Speed", table(header, rows, text_columns=2) + "".join(failed) + plot + foot)
 
 
 def _runtime(measured: Measurement) -> str:
@@ -169,10 +163,10 @@ def _footprint(profile: Profile) -> str:
     rows = [
         [
             s.label,
-            _mb(s.size_bytes),
-            _mb(growth),
-            _mb(max((peak for peak in s.peak_rss_bytes if peak is not None), default=None)),
-            _mb(max(s.baseline_rss_bytes, default=None)),
+            mb(s.size_bytes),
+            mb(growth),
+            mb(s.peak_bytes),
+            mb(s.baseline_bytes),
         ]
         for s, growth in grown
     ]
@@ -181,21 +175,21 @@ def _footprint(profile: Profile) -> str:
     if memory:
         charts = f"<h3>Peak memory over the loaded runtime</h3>{bar_chart(memory, 'MB')}" + charts
     foot = (
-        '<p class="foot">A process holds Python, the runtime and the golden tensors before it loads a model; '
-        "compare the growth over that. 1 MB is 1,000,000 bytes.</p>"
+        '<p class="foot">A process holds the runtime and the golden tensors before it loads a model; compare the '
+        "growth over that. 1 MB is 1,000,000 bytes.</p>"
     )
-    return _section("Memory and size", _table(header, rows) + charts + foot)
+    return section("Memory and size", table(header, rows) + charts + foot)
 
 
 def _verdicts(verdicts: Sequence[Verdict]) -> str:
     rows = [
         [
             v.artifact.name,
-            _Html(f'<span class="badge {v.status.replace(" ", "-")}">{v.status}</span>'),
+            Html(f'<span class="badge {v.status.replace(" ", "-")}">{v.status}</span>'),
             f"{v.artifact.runtime} {v.runtime_version or ''}".strip(),
-            f"{v.max_abs_error:.2e}" if v.max_abs_error is not None else _NONE,
+            f"{v.max_abs_error:.2e}" if v.max_abs_error is not None else NONE,
             str(v.tolerance),
-            _psnr(v.psnr_db),
+            psnr_text(v.psnr_db),
             v.reason or v.tolerance.reason,
         ]
         for v in verdicts
@@ -203,103 +197,59 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     header = ["artefact", "verdict", "runtime", "max abs error", "tolerance", "PSNR, dB", "why"]
     if not rows:
         return ""
-    return _section("Agreement with the eager model", _table(header, rows, text_columns=3, text_last=True))
+    return section("Agreement with the eager model", table(header, rows, text_columns=3, text_last=True))
 
 
 def _method(profile: Profile) -> str:
     s = profile.settings
     threads = f"{s.threads} threads" if s.threads else "each runtime's own choice of threads"
+    in_turn = (
+        " Each artefact ran in a fresh process per round, all of them alive together and asked for one run at a "
+        "time in turn."
+        if s.interleaved
+        else ""
+    )
+    cooldown = f" {s.cooldown_ns / 1e9:g} s of rest before each round but the first." if s.cooldown_ns else ""
     said = (
         f"<p>{s.rounds} rounds of {s.repeat} timed runs per artefact, after one first run and {s.warmup} warm-up "
-        f"runs; {threads}. Each artefact ran in a fresh process per round, all of them alive together and asked "
-        "for one run at a time in turn.</p>"
+        f"runs; {threads}.{in_turn}{cooldown}</p>"
     )
-    host = profile.host
+    device = profile.device
+    first = next((one.before for s in profile.subjects for one in s.rounds), None)
+    last = next((s.rounds[-1].after for s in reversed(profile.subjects) if s.rounds), None)
     machine = {
-        "CPU": host.cpu_model or host.architecture,
-        "cores, physical": host.cores_physical,
-        "cores, logical": host.cores_logical,
-        "cores, allowed": host.cores_available,
-        "memory": f"{host.ram_bytes / 1e9:.1f} GB" if host.ram_bytes else None,
-        "system": host.os,
-        "Python": host.python,
-        "load average at the start": host.load_average_1min,
+        "device": device.model,
+        "chip": device.soc,
+        "architecture": device.architecture,
+        "cores": device.cores,
+        "cores, allowed": device.cores_available,
+        "memory": f"{device.ram_bytes / 1e9:.1f} GB" if device.ram_bytes else None,
+        "memory that the app may take, MB": mb(device.memory_limit_bytes),
+        "system": _system(profile),
+        **profile.software,
+        "thermal state before and after": _before_after(first, last, "thermal"),
+        "low-power mode before and after": _before_after(first, last, "low_power_mode"),
+        "charging before and after": _before_after(first, last, "charging"),
+        "load average before and after": _before_after(first, last, "load_average_1min"),
     }
-    command = f"<h3>Command</h3><pre>{clean(profile.command)}</pre>"
-    return _section("How it was measured", said + _pairs(machine) + command)
+    command = f"<h3>Command</h3><pre>{clean(profile.command)}</pre>" if profile.command else ""
+    return section("How it was measured", said + pairs(machine) + command)
+
+
+def _before_after(before: Conditions | None, after: Conditions | None, name: str) -> str | None:
+    values = [getattr(one, name) if one else None for one in (before, after)]
+    return None if values == [None, None] else ", ".join(value_text(value) for value in values)
 
 
 def _origin(profile: Profile) -> str:
     parts = [
         f"<details><summary>{clean(bundle.name)} ({clean(bundle.created_utc)})</summary>"
-        f"<h3>Provenance</h3>{_pairs(_flat(bundle.provenance))}<h3>Versions</h3>{_pairs(bundle.versions)}</details>"
+        f"<h3>Provenance</h3>{pairs(flat(bundle.provenance))}<h3>Versions</h3>{pairs(bundle.versions)}</details>"
         for bundle in profile.bundles
     ]
-    hashes = _table(
+    hashes = table(
         ["artefact", "SHA-256"],
-        [[f"{s.label} ({s.artifact})", s.sha256] for s in profile.subjects],
+        [[f"{s.label} ({s.artifact})" if s.artifact else s.label, s.sha256] for s in profile.subjects],
         text_columns=2,
     )
-    return _section("Where the models came from", "".join(parts) + hashes)
-
-
-class _Html(str):
-    """Text that is markup already."""
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{clean(title)}</h2>{body}</section>"
-
-
-def _table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1, text_last: bool = False
-) -> str:
-    def line(tag: str, cells: Sequence[str]) -> str:
-        out = []
-        for index, cell in enumerate(cells):
-            kind = ' class="text"' if index < text_columns else ""
-            if text_last and index == len(cells) - 1:
-                kind = ' class="text wide"'
-            out.append(f"<{tag}{kind}>{cell if isinstance(cell, _Html) else clean(cell)}</{tag}>")
-        return "<tr>" + "".join(out) + "</tr>"
-
-    body = "".join(line("td", row) for row in rows)
-    return f'<div class="scroll"><table><thead>{line("th", header)}</thead><tbody>{body}</tbody></table></div>'
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return _table(["", ""], [[name, _value(value)] for name, value in values.items()], text_columns=2)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        out.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
-    return out
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return _NONE
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value)
-
-
-def _psnr(psnr_db: float | None) -> str:
-    if psnr_db is None:
-        return _NONE
-    return "equal" if math.isinf(psnr_db) and psnr_db > 0 else f"{psnr_db:.1f}"
-
-
-def _ms(value_ns: int) -> str:
-    return f"{value_ns / 1e6:,.4g}" if value_ns < 1e12 else f"{value_ns / 1e6:,.0f}"
-
-
-def _median_ms(values_ns: Sequence[int]) -> str:
-    return _ms(round(statistics.median(values_ns))) if values_ns else _NONE
-
-
-def _mb(value_bytes: int | None) -> str:
-    return _NONE if value_bytes is None else f"{value_bytes / 1e6:,.1f}"
+    return section("Where the models came from", "".join(parts) + hashes)

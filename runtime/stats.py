@@ -1,4 +1,4 @@
-"""Statistics of latency samples. Times are whole nanoseconds in, and out."""
+"""Statistics of latency samples, whole nanoseconds in and out; and the PSNR."""
 
 from __future__ import annotations
 
@@ -69,3 +69,10 @@ def compare(reference: str, reference_ns: Sequence[int], samples_ns: Sequence[in
         median_of_pairs=statistics.median(pairs),
         pairs=pairs,
     )
+
+
+def psnr_db(mean_squared_error: float, peak: float) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal signals, minus infinity for no peak at all."""
+    if mean_squared_error == 0:
+        return math.inf
+    return 10 * math.log10(peak**2 / mean_squared_error) if peak > 0 else -math.inf

@@ -11,6 +11,7 @@ from .errors import BundleError, RuntimeFailure, RuntimeMissing
 from .manifest import Artifact, Tolerance
 from .process import Worker
 from .session import SESSIONS
+from .stats import psnr_db
 
 Status = Literal["pass", "fail", "not verified"]
 
@@ -76,12 +77,14 @@ def _verify_one(bundle: Bundle, artifact: Artifact) -> Verdict:
         return _verdict(artifact, "not verified", str(error))
     except RuntimeFailure as error:
         return _verdict(artifact, "fail", str(error), version=version)
-    if not found["finite"]:
+    outputs = found["outputs"]
+    if not all(one["finite"] for one in outputs):
         return _verdict(artifact, "fail", "The output holds NaN or infinity.", version=version)
-    largest, psnr_db = found["max_abs_error"], found["psnr_db"]
-    if fault := artifact.tolerance.fault(largest, psnr_db):
-        return _verdict(artifact, "fail", f"{fault}.", largest, psnr_db, version)
-    return _verdict(artifact, "pass", "", largest, psnr_db, version)
+    largest = max(one["max_abs_error"] for one in outputs)
+    lowest_db = min(psnr_db(one["mean_squared_error"], one["peak"]) for one in outputs)
+    if fault := artifact.tolerance.fault(largest, lowest_db):
+        return _verdict(artifact, "fail", f"{fault}.", largest, lowest_db, version)
+    return _verdict(artifact, "pass", "", largest, lowest_db, version)
 
 
 def _verdict(

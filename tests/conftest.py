@@ -101,3 +101,87 @@ def small_teacher_folder(save_vae: Callable[..., Path]) -> Callable[[str], Path]
         return made[name]
 
     return folder
+
+
+# Small language models: head sizes, groups of heads and layer sizes that differ from one another.
+SMALL_LANGUAGE_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": (
+        "LlamaForCausalLM",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 160,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+    ),
+    "qwen2": (
+        "Qwen2ForCausalLM",
+        {
+            "hidden_size": 64,
+            "intermediate_size": 96,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "opt": (
+        "OPTForCausalLM",
+        {
+            "hidden_size": 64,
+            "ffn_dim": 224,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "word_embed_proj_dim": 64,
+        },
+    ),
+}
+
+TEXT = (REPO / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def small_language_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`small_language_model(name, **config)` saves a randomly initialised language model with a tokenizer trained
+    on the README, made once for each name and configuration, and gives its folder. Copy it before changing it."""
+    made: dict[str, Path] = {}
+
+    def save(name: str, **config: Any) -> Path:
+        key = f"{name}{config}"
+        if key in made:
+            return made[key]
+        transformers = pytest.importorskip("transformers", reason="needs the extra llm")
+        import torch
+        from tokenizers import ByteLevelBPETokenizer
+
+        class_name, fields = SMALL_LANGUAGE_MODELS[name]
+        tokenizer = ByteLevelBPETokenizer()
+        tokenizer.train_from_iterator([TEXT], vocab_size=384, special_tokens=["<end>"], show_progress=False)
+        common = {"vocab_size": 384, "max_position_embeddings": 256, "initializer_range": 0.3, "init_std": 0.3}
+        cls = getattr(transformers, class_name)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = cls(
+                cls.config_class(**{**common, **fields, **config}, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+            )
+            for parameter_name, parameter in model.named_parameters():
+                if parameter_name.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path_factory.mktemp(name)
+        model.save_pretrained(folder)
+        tokenizer.save(str(folder / "tokenizer.json"))
+        made[key] = folder
+        return folder
+
+    return save

@@ -22,7 +22,7 @@ from ..rewrite import argument, is_call
 
 aten = torch.ops.aten
 
-Severity = Literal["refused", "outside", "inexact", "slow"]
+Severity = Literal["refused", "outside", "inexact", "slow", "device"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Limit:
     Attributes:
         severity: "refused": the model does not lower, or the artefact fails when it runs. "outside": left to the
             runtime's portable kernels, which splits the delegate. "inexact": overflows or rounds to zero. "slow":
-            runs, but not where or how the hardware is fast.
+            runs, but not where or how the hardware is fast. "device": not on every device that has the runtime.
         reason: one clause.
         source: where that is known from.
     """
@@ -43,8 +43,8 @@ class Limit:
 
     @property
     def blocks(self) -> bool:
-        """Whether an artefact with this is no good, rather than slow."""
-        return self.severity != "slow"
+        """Whether an artefact with this is no good anywhere."""
+        return self.severity not in ("slow", "device")
 
 
 Limits = Callable[[fx.Node, torch.dtype], Limit | None]

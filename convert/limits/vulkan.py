@@ -17,6 +17,10 @@ LOWERING = "executorch 1.5.1, to_edge_transform_and_lower"
 
 # Width, height, and batch times channels in fours, as the partitioner assumes for mobile GPUs.
 _TEXTURE = (16384, 16384, 2048)
+# What Vulkan guarantees is 256 (`maxImageDimension3D`); GPUs at the low end that ExecuTorch is used on have 2048.
+_SMALL_GPU = 2048
+_TEXTURE_AXES = ("width", "height", "channels")
+_SMALL_GPU_SOURCE = "Vulkan: maxImageDimension3D, 2048 on some GPUs; ExecuTorch assumes 16384"
 
 # Taken with any number of axes, as buffers.
 _ANY_RANK = (
@@ -101,7 +105,25 @@ def limits(node: fx.Node, dtype: torch.dtype) -> Limit | None:
         return Limit("refused", reason, LOWERING)
     if reason := _outside(node, dtype):
         return Limit("outside", reason, PARTITIONER)
-    return half_precision(node, dtype)
+    if inexact := half_precision(node, dtype):
+        return inexact
+    over = {axis for extents in _textures(node) for axis, n in zip(_TEXTURE_AXES, extents) if n > _SMALL_GPU}
+    if over:
+        named = " and ".join(axis for axis in _TEXTURE_AXES if axis in over)
+        reason = f"a texture of more than {_SMALL_GPU} in {named}: on such a GPU, export fewer frames or rows"
+        return Limit("device", reason, _SMALL_GPU_SOURCE)
+    return None
+
+
+def _textures(node: fx.Node) -> list[tuple[int, int, int]]:
+    """Width, height and depth of the textures that a node takes and gives; none for what may be a buffer."""
+    if not is_call(node, *_TEXTURES):
+        return []
+    found = []
+    for tensor in (node.args[0].meta["val"], node.meta["val"]):
+        batch, channels, height, width = (1,) * (4 - tensor.ndim) + tuple(tensor.shape)
+        found.append((width, height, batch * -(-channels // 4)))
+    return found
 
 
 def _outside(node: fx.Node, dtype: torch.dtype) -> str | None:
@@ -130,11 +152,7 @@ def _by_arguments(node: fx.Node) -> str | None:
 
 
 def _by_size(node: fx.Node) -> str | None:
-    if not is_call(node, *_TEXTURES):
-        return None  # may be a buffer
-    for tensor in (node.args[0].meta["val"], node.meta["val"]):
-        batch, channels, height, width = (1,) * (4 - tensor.ndim) + tuple(tensor.shape)
-        extents = (width, height, batch * -(-channels // 4))
+    for extents in _textures(node):
         if any(extent > most for extent, most in zip(extents, _TEXTURE)):
             return f"a texture of {'x'.join(map(str, extents))}: at most {'x'.join(map(str, _TEXTURE))}"
     return None

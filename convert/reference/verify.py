@@ -17,10 +17,10 @@ from torch import fx
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError, RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact, Method, Tolerance
+from handheld.runtime.stats import psnr_db
 from handheld.runtime.stream_plan import Segment, StreamPlan
 from handheld.runtime.streaming import StreamSession
 from handheld.runtime.verify import Verdict
-from handheld.runtime.worker import psnr_db
 
 from ..errors import ExportError
 from .delegate import extract_package

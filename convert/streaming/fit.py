@@ -11,7 +11,7 @@ from torch import fx
 
 from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
-from ..memory import live_bytes, peak_memory, weight_bytes
+from ..memory import lifetimes, live_bytes, peak_memory, weight_bytes
 from ..rewrite import apply, capture, module_of
 from ..target import Precision, Target
 from .cuts import PassCut, default_cuts
@@ -177,15 +177,15 @@ def _stages(graph: fx.GraphModule, dtype: torch.dtype, planner: Planner) -> list
     peaks: dict[str, int] = {}
     stage = "conv_in"
     seen: set[str] = set()
-    for node, live in zip(graph.graph.nodes, live_bytes(graph, dtype)):
+    for node, live in live_bytes(graph, lifetimes(graph, dtype)).items():
         if node.op == "get_attr":
             continue
         stage = _stage_of(module_of(node)) or stage
         peaks[stage] = max(peaks.get(stage, 0), live)
         for source in node.all_input_nodes:
             if source.op == "get_attr" and source.target not in seen:
-                seen.add(source.target)
-                weights[stage] = weights.get(stage, 0) + _held_bytes(graph, source.target, dtype)
+                seen.add(str(source.target))
+                weights[stage] = weights.get(stage, 0) + _held_bytes(graph, str(source.target), dtype)
     states: dict[str, int] = {}
     for name, size_bytes in planner.state_bytes().items():
         states[_stage_of(name)] = states.get(_stage_of(name), 0) + size_bytes

@@ -3,9 +3,10 @@
 Write a pack with `PackWriter`, open it with `open_pack`; after "LLM in a flash", arXiv 2312.11514; docs/flash.md.
 """
 
-from .engine import UNLIMITED, Pack, Session, SessionOptions, open_pack
+from .engine import UNLIMITED, Model, ModelOptions, Pack, Session, SessionOptions, open_pack
 from .errors import FlashError
 from .layout import PackSpec
+from .model import ModelConfig
 from .pack import FeedForward, LayerSelector, PackWriter
 
 __all__ = [
@@ -13,6 +14,9 @@ __all__ = [
     "FeedForward",
     "FlashError",
     "LayerSelector",
+    "Model",
+    "ModelConfig",
+    "ModelOptions",
     "Pack",
     "PackSpec",
     "PackWriter",

@@ -39,6 +39,26 @@ class Stats:
     select_ns: int
     compute_ns: int
 
+class ModelInfo:
+    vocab: int
+    max_positions: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    eos: list[int]
+    weights_bytes: int
+
+class ModelStats:
+    position: int
+    tokens: int
+    weights_bytes: int
+    kv_bytes: int
+    total_ns: int
+    attention_ns: int
+    head_ns: int
+    overhead_ns: int
+    session: Stats
+
 class Options:
     techniques: int
     budget_bytes: int
@@ -52,6 +72,14 @@ class Options:
     selector: int
     select_share: float
 
+class ModelOptions:
+    mode: int
+    context_tokens: int
+    kv_dtype: int
+    read_ahead: int
+    prefetch: int
+    session: Options
+
 class Session:
     def ffn(self, layer: int, x: np.ndarray, mode: str, neurons: np.ndarray | None = None) -> np.ndarray: ...
     def prefetch(self, layer: int, x: np.ndarray | None = None, neurons: np.ndarray | None = None) -> None: ...
@@ -62,6 +90,17 @@ class Session:
     def reset(self) -> None: ...
     def stats(self) -> Stats: ...
 
+class Model:
+    def decode(self, tokens: np.ndarray) -> np.ndarray: ...
+    def decode_all(self, tokens: np.ndarray) -> np.ndarray: ...
+    def generate(self, prompt: np.ndarray, max_new: int) -> np.ndarray: ...
+    def resident(self, layer: int) -> np.ndarray: ...
+    def truncate(self, tokens: int) -> None: ...
+    def cancel(self) -> None: ...
+    def resume(self) -> None: ...
+    def reset(self) -> None: ...
+    def stats(self) -> ModelStats: ...
+
 class Pack:
     def __init__(self, path: str, direct_io: bool = True) -> None: ...
     @property
@@ -69,3 +108,7 @@ class Pack:
     def verify(self) -> None: ...
     def floor_bytes(self, options: Options) -> int: ...
     def session(self, options: Options) -> Session: ...
+    @property
+    def model_info(self) -> ModelInfo: ...
+    def model_floor_bytes(self, options: ModelOptions) -> int: ...
+    def model(self, options: ModelOptions) -> Model: ...

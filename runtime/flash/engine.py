@@ -1,10 +1,10 @@
-"""The native engine from Python: packs, sessions and their options."""
+"""The native engine from Python: packs, sessions, models and their options."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,6 +25,8 @@ UNLIMITED = 0xFFFFFFFF  # window_tokens, pinned_neurons: as much as the budget h
 _BUNDLING, _MERGING, _COMPUTE_RESIDENT = 1, 2, 4
 _KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 _SELECTORS = {"pack": 0, "hot": 3}
+_MODES = {"dense": 0, "exact": 1, "selected": 2}
+_KV_DTYPES = {"fp16": 1, "fp32": 4}
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,89 @@ class Session:
         return self._native.stats()
 
 
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a whole model computes; flash.h has the details of each field.
+
+    session.budget_bytes limits all that the model holds: embedding, attention, head, key-value cache, neurons.
+    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or
+    all positions that the model has if they are fewer. read_ahead: dense and exact mode read what the next layer
+    will need under this layer's arithmetic. prefetch: selected mode loads what the selector expects the next layer
+    to need; worth it only where reads wait for arithmetic.
+    """
+
+    session: SessionOptions
+    mode: Mode = "exact"
+    context_tokens: int = 0
+    kv_dtype: Literal["fp32", "fp16"] = "fp32"
+    read_ahead: bool = True
+    prefetch: bool = False
+
+    def native(self) -> _flash.ModelOptions:
+        options = load_native().ModelOptions()
+        options.mode = _named(_MODES, "mode", self.mode)
+        options.context_tokens = self.context_tokens
+        options.kv_dtype = _named(_KV_DTYPES, "kv_dtype", self.kv_dtype)
+        options.read_ahead = int(self.read_ahead)
+        options.prefetch = int(self.prefetch)
+        options.session = self.session.native()
+        return options
+
+
+class Model:
+    """One text being decoded by a whole model. Calls from several threads wait for each other, except `cancel`."""
+
+    def __init__(self, native: _flash.Model, eos: Sequence[int]) -> None:
+        self._native = native
+        self._eos = frozenset(eos)
+
+    def decode(self, tokens: Ids) -> np.ndarray:
+        """Append tokens (n,) to the text; returns the logits (vocab,) fp32 of what follows the last one.
+
+        After a FlashError the text is what it was before the call.
+        """
+        return self._native.decode(_tokens(tokens))
+
+    def decode_all(self, tokens: Ids) -> np.ndarray:
+        """Append tokens (n,) to the text; returns logits (n, vocab) fp32, a row for what follows each."""
+        return self._native.decode_all(_tokens(tokens))
+
+    def generate(self, prompt: Ids, max_tokens: int) -> Iterator[int]:
+        """Append the prompt (n,), then yield the likeliest token at most `max_tokens` times.
+
+        Ends early after a token of the model's eos. The last token yielded is not part of the text yet: what is
+        decoded next starts with it.
+        """
+        tokens = _tokens(prompt)
+        for _ in range(max_tokens):
+            tokens = self._native.generate(tokens, 1)
+            yield int(tokens[0])
+            if int(tokens[0]) in self._eos:
+                return
+
+    def resident(self, layer: int) -> np.ndarray:
+        """The ids of the neurons that the layer holds."""
+        return self._native.resident(layer)
+
+    def truncate(self, tokens: int) -> None:
+        """Shorten the text to its first `tokens` tokens. Resident neurons stay."""
+        self._native.truncate(tokens)
+
+    def cancel(self) -> None:
+        """Make the running call and all later ones raise FlashError, until `resume`. For another thread to call."""
+        self._native.cancel()
+
+    def resume(self) -> None:
+        self._native.resume()
+
+    def reset(self) -> None:
+        """Empty the text, forget the window and set the counters to zero."""
+        self._native.reset()
+
+    def stats(self) -> _flash.ModelStats:
+        return self._native.stats()
+
+
 class Pack:
     """An open pack; its sessions may run at the same time and outlive it."""
 
@@ -125,6 +210,18 @@ class Pack:
 
     def session(self, options: SessionOptions) -> Session:
         return Session(self._native.session(options.native()))
+
+    @property
+    def model_info(self) -> _flash.ModelInfo:
+        """Raises FlashError for a pack that holds feed-forward layers only."""
+        return self._native.model_info
+
+    def model_floor_bytes(self, options: ModelOptions) -> int:
+        """The smallest session.budget_bytes with which these options open a model."""
+        return self._native.model_floor_bytes(options.native())
+
+    def model(self, options: ModelOptions) -> Model:
+        return Model(self._native.model(options.native()), self.model_info.eos)
 
     def _check_manifest(self) -> None:
         try:
@@ -166,9 +263,15 @@ def _floats(x: np.ndarray) -> np.ndarray:
 
 
 def _ids(neurons: Ids | None) -> np.ndarray | None:
-    if neurons is None:
-        return None
-    ids = np.asarray(neurons)
-    if ids.size and (ids.min() < 0 or ids.max() > UNLIMITED):
-        raise ValueError("Ids of neurons are not negative and fit 32 bits.")
-    return np.ascontiguousarray(ids, dtype=np.uint32)
+    return None if neurons is None else _unsigned(neurons, "Ids of neurons")
+
+
+def _tokens(tokens: Ids) -> np.ndarray:
+    return _unsigned(tokens, "Tokens")
+
+
+def _unsigned(given: Ids, what: str) -> np.ndarray:
+    values = np.asarray(given)
+    if values.size and (values.min() < 0 or values.max() > UNLIMITED):
+        raise ValueError(f"{what} are not negative and fit 32 bits.")
+    return np.ascontiguousarray(values, dtype=np.uint32)

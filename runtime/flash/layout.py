@@ -9,13 +9,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import RuntimeFailure
-from .quantise import BLOCK, row_bytes
+from .quantise import BLOCK, GROUPED, row_bytes
+
+# Beside the manifest, where the checkpoint has them.
+TOKENIZER_NAME = "tokenizer.json"
+CHAT_TEMPLATE_NAME = "chat_template.jinja"
 
 FORMAT_VERSION = 1
 PAGE_BYTES = 16 * 1024
 
 ACTIVATIONS = {"relu": 1, "silu": 2}
-DTYPES = {"fp16": 1, "int8": 2, "int4": 3}
+DTYPES = {"fp16": 1, "int8": 2, "int4": 3, "fp32": 4, "int4m": 5}
 SELECTORS = {"none": 0, "low_rank": 1, "ternary": 2}
 
 _MAGIC = b"HHFLASH\0"
@@ -29,9 +33,9 @@ _MAX_PAGES_PER_GROUP = 16
 class PackSpec:
     """The feed-forward layers of a model, all of one shape, and how they are stored.
 
-    gated: activation(gate x) * (up x), else activation(up x + up_bias). group_size: weights per scale of int8 and
-    int4, a power of two of 32 or more. selector_size: the rank of a low-rank selector, the weights per scale of a
-    ternary one. Raises RuntimeFailure listing every field that is out of range.
+    gated: activation(gate x) * (up x), else activation(up x + up_bias). group_size: weights per scale of int8,
+    int4 and int4m, a power of two of 32 or more. selector_size: the rank of a low-rank selector, the weights per
+    scale of a ternary one. Raises RuntimeFailure listing every field that is out of range.
     """
 
     layers: int
@@ -61,7 +65,7 @@ class PackSpec:
             faults.append(f"d_ff is {self.d_ff}, allowed are 1 to {1 << 24}")
         if self.d_model % BLOCK or not BLOCK <= self.d_model <= 1 << 17:
             faults.append(f"d_model is {self.d_model}, allowed are multiples of {BLOCK} up to {1 << 17}")
-        elif self.dtype != "fp16" and not self._is_group(self.group_size):
+        elif self.dtype in GROUPED and not self._is_group(self.group_size):
             faults.append(
                 f"group_size is {self.group_size}, allowed are powers of two from {BLOCK} that divide d_model"
             )
@@ -79,7 +83,7 @@ class PackSpec:
 
     @property
     def stored_group_size(self) -> int:
-        return 0 if self.dtype == "fp16" else self.group_size
+        return self.group_size if self.dtype in GROUPED else 0
 
     @property
     def part_bytes(self) -> int:

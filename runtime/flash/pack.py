@@ -25,12 +25,13 @@ import numpy as np
 from .. import files
 from ..errors import BundleError, RuntimeFailure
 from .layout import Groups, LayerRecord, PackSpec, encode_header, header_bytes, identity_of, manifest
-from .quantise import encode_rows, encode_ternary
+from .quantise import Rows, as_floats, encode_rows, encode_ternary
 
 MANIFEST_NAME = "manifest.json"
 NEURONS_NAME = "neurons.bin"
 RESIDENT_NAME = "resident.safetensors"
 
+_FLOATS = {"fp32": np.float32, "fp16": np.float16}
 _SLAB_BYTES = 32 << 20  # of fp32 weights that are encoded at once
 _DTYPES = {"float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64", "int8": "I8", "uint8": "U8"}
 
@@ -38,11 +39,12 @@ _DTYPES = {"float16": "F16", "float32": "F32", "int32": "I32", "int64": "I64", "
 @dataclass(frozen=True)
 class FeedForward:
     """One layer's weights as a checkpoint has them: gate and up (d_ff, d_model), down (d_model, d_ff), biases
-    (d_ff,) and (d_model,). Any float dtype; `gate` and the biases are there when the spec says so."""
+    (d_ff,) and (d_model,). Any float dtype, gate and up also as rows that are quantised already; `gate` and the
+    biases are there when the spec says so."""
 
-    up: np.ndarray
+    up: Rows
     down: np.ndarray
-    gate: np.ndarray | None = None
+    gate: Rows | None = None
     up_bias: np.ndarray | None = None
     down_bias: np.ndarray | None = None
 
@@ -72,7 +74,7 @@ class PackWriter:
         with PackWriter("model.flash", PackSpec(layers=24, d_model=2048, d_ff=8192, dtype="int4")) as writer:
             for layer in range(24):
                 writer.add_layer(FeedForward(gate=..., up=..., down=...), order=hottest_first[layer])
-            writer.add_resident("model.embed_tokens.weight", embeddings)
+            writer.add_matrix("model.embed", embeddings, "int8")
 
     Raises BundleError for a target that exists or cannot be written and for a full disk, RuntimeFailure for weights
     that do not fit the spec.
@@ -84,6 +86,7 @@ class PackWriter:
         self._overwrite = overwrite
         self._groups = Groups.of(spec)
         self._records: list[LayerRecord] = []
+        self._others: list[str] = []
         self._refuse_to_replace()
 
     def __enter__(self) -> Self:
@@ -146,10 +149,24 @@ class PackWriter:
             raise RuntimeFailure(f'"{name}" cannot name a tensor of the model: names in flash. are the engine\'s.')
         self._resident.add(name, array)
 
+    def add_matrix(self, name: str, matrix: Rows, dtype: str, group_size: int = 32) -> None:
+        """Add a model's matrix (rows, columns) as `dtype`: fp32 and fp16 as floats, others as stored rows."""
+        if dtype in _FLOATS:
+            self.add_resident(name, np.asarray(as_floats(matrix), _FLOATS[dtype]))
+        else:
+            self.add_resident(name, encode_rows(matrix, dtype, group_size))
+
+    def add_file(self, name: str, text: str) -> None:
+        """Add a text file that travels with the pack, such as tokenizer.json."""
+        if name in (MANIFEST_NAME, NEURONS_NAME, RESIDENT_NAME) or Path(name).name != name or name.startswith("."):
+            raise RuntimeFailure(f"{name!r} cannot name a file of a pack: it is taken or no plain name.")
+        (self._partial / name).write_text(text, encoding="utf-8")
+        self._others.append(name)
+
     def _check(self, weights: FeedForward, importance: np.ndarray | None, selector: LayerSelector | None) -> None:
         spec = self.spec
         rows, columns, neurons = (spec.d_ff, spec.d_model), (spec.d_model, spec.d_ff), (spec.d_ff,)
-        wanted: dict[str, tuple[np.ndarray | None, tuple[int, ...] | None]] = {
+        wanted: dict[str, tuple[Rows | None, tuple[int, ...] | None]] = {
             "gate": (weights.gate, rows if spec.gated else None),
             "up": (weights.up, rows),
             "down": (weights.down, columns),
@@ -210,7 +227,7 @@ class PackWriter:
             self._resident.add(prefix + "selector.b", selector.b[order].astype(np.float16))
         else:
             rows = [part for part in (weights.gate, weights.up) if part is not None]
-            stored = [encode_ternary(part[order], self.spec.selector_size) for part in rows]
+            stored = [encode_ternary(as_floats(part[order]), self.spec.selector_size) for part in rows]
             self._resident.add(prefix + "selector.rows", np.concatenate(stored, axis=1))
 
     def _write_bundles(self, weights: FeedForward, order: np.ndarray, threshold: float) -> LayerRecord:
@@ -232,7 +249,7 @@ class PackWriter:
     def _encode(self, weights: FeedForward, ids: np.ndarray) -> np.ndarray:
         """(n, bundle_bytes) uint8."""
         spec = self.spec
-        parts = [weights.up[ids], weights.down[:, ids].T]
+        parts: list[Rows] = [weights.up[ids], weights.down[:, ids].T]
         if weights.gate is not None:
             parts.insert(0, weights.gate[ids])
         stored = [encode_rows(part, spec.dtype, spec.group_size) for part in parts]
@@ -255,6 +272,9 @@ class PackWriter:
         self._neurons.close()
         identity = identity_of(header)
         entries = {NEURONS_NAME: {"size_bytes": neurons_bytes}, RESIDENT_NAME: resident}
+        for name in self._others:
+            file = self._partial / name
+            entries[name] = {"size_bytes": file.stat().st_size, "sha256": files.sha256_of(file)}
         text = json.dumps(manifest(self.spec, self._groups, self._records, identity, entries), indent=2)
         (self._partial / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
         files.sync(self._partial)

@@ -19,7 +19,21 @@ from handheld.cli import main
 from handheld.convert import TARGETS
 from handheld.latents_file import write_latents
 
-COMMANDS = ("distill", "check", "fit", "export", "verify", "profile", "encode", "decode", "demo", "tune", "doctor")
+COMMANDS = (
+    "distill",
+    "check",
+    "fit",
+    "estimate",
+    "export",
+    "verify",
+    "profile",
+    "compare",
+    "encode",
+    "decode",
+    "demo",
+    "tune",
+    "doctor",
+)
 
 RECIPE = """
 teacher: {name: embedded}
@@ -411,3 +425,43 @@ def test_a_killed_export_leaves_nothing_that_looks_whole(tmp_path: Path) -> None
                 process.kill()
                 break
     assert not (tmp_path / "made").exists()
+
+
+def test_compare_shows_profiles_and_gates_on_slower(handheld: Run, tmp_path: Path) -> None:
+    fixture = Path(__file__).resolve().parents[1] / "fixtures" / "profiles" / "host.json"
+    tree = json.loads(fixture.read_text())
+    for subject in tree["subjects"][:2]:
+        for one in subject["rounds"]:
+            one["latency_ns"] = [2 * ns for ns in one["latency_ns"]]
+    (tmp_path / "host.json").write_text(json.dumps(tree))
+    status, text, errors = handheld("compare", fixture, tmp_path / "host.json", "--out", tmp_path / "page.html")
+    assert status == 0, errors
+    assert "says nothing about a phone" in text
+    assert (tmp_path / "page.html").is_file()
+    status, text, _ = handheld("compare", fixture, tmp_path / "host.json", "--fail-if-slower", "5%")
+    assert status == 1
+    assert "SLOWER: " in text
+    status, text, _ = handheld("compare", tmp_path / "host.json", fixture, "--fail-if-slower", "5%")
+    assert status == 0
+    assert "2 judged" in text
+    for limit in ("fast", "5", "-1%"):
+        status, _, errors = handheld("compare", fixture, tmp_path / "host.json", "--fail-if-slower", limit)
+        assert status == 1
+        assert 'takes a percentage such as "5%"' in errors
+
+
+def test_estimate_is_labelled_and_takes_a_profile_to_calibrate_by(handheld: Run) -> None:
+    fixtures = Path(__file__).resolve().parents[1] / "fixtures" / "profiles"
+    clip = ("--height", 32, "--width", 32, "--frames", 3)
+    status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "-d", "pixel-9", *clip)
+    assert status == 0, errors
+    assert "ESTIMATE, not measured" in text
+    assert "each row left out of its fit" in text
+    assert "pixel-9: no rates are known for it" in text
+    ios = fixtures / "ios.json"
+    status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "--calibrate", ios, *clip)
+    assert status == 0, errors
+    assert "rates from ios.json" in text
+    status, _, errors = handheld("estimate", "tiny", "-d", "pixel-9", "--calibrate", ios, *clip)
+    assert status == 1
+    assert "was measured on iPhone17,1; pixel-9 is Pixel 9" in errors

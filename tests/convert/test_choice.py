@@ -13,8 +13,15 @@ from torch import nn
 from handheld.convert import TARGETS, ExportError
 from handheld.convert.choice import Choice
 from handheld.convert.cost import KINDS, CostTable, Rates, features_of, kind_of, read_table, shipped_table
+from handheld.convert.memory import lifetimes, live_bytes
 from handheld.convert.rewrite import Rewrite, apply, capture, is_call
-from handheld.convert.rewrites import conv3d_taps, merge_border_taps, temporal_winograd
+from handheld.convert.rewrites import (
+    batch_in_time,
+    cancel_layouts,
+    conv3d_taps,
+    merge_border_taps,
+    temporal_winograd,
+)
 from handheld.convert.rewrites.cases import conv3d
 from handheld.convert.rewrites.merge_border_taps import bordered
 from handheld.convert.tune import SAMPLES, Sample, tune
@@ -43,7 +50,7 @@ def chosen(records) -> list[str]:
 
 def test_fewer_multiply_adds_win_where_only_they_cost() -> None:
     choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_worth=0.0)
-    _, records = run(bordered(1, 1, 32, 32, 3)(), (1, 32, 5, 8, 8), choice)
+    _, records = run(bordered(1, 1, 16, 16, 3)(), (1, 16, 5, 24, 24), choice)
     assert chosen(records) == ["winograd_f5"]
     (selection,) = records["winograd_f5"].selected
     costs = {option.rewrite: option.relative_cost for option in selection.options}
@@ -61,26 +68,62 @@ def test_a_table_where_transforms_are_dear_keeps_plain_taps() -> None:
     assert chosen(records) == ["conv3d_taps"]
 
 
-def test_weights_are_paid_for_by_time() -> None:
-    """A layer with most of the weights and little of the time is not made faster at the price of memory."""
+class TwoLayers(nn.Module):
+    """One layer has most of the weights and little of the time: `heavy`."""
 
-    class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heavy, self.busy = nn.Conv3d(64, 64, 3, padding=(0, 1, 1)), nn.Conv3d(4, 4, 3, padding=(0, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        clip = x[:, :1, :, :2, :2].expand(1, 64, -1, -1, -1)
+        return self.busy(x).mean() + self.heavy(clip).mean()
+
+
+def selections(size: int, worth: float):
+    """By module, what was chosen and what there was."""
+    choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_worth=worth)
+    _, records = run(TwoLayers(), (1, 4, 5, size, size), choice)
+    return {s.module: (name, s.options) for name, record in records.items() for s in record.selected}
+
+
+def test_weights_are_paid_for_by_time() -> None:
+    free, dear = selections(64, 0.0), selections(64, 2.0)
+    assert free["heavy"][0].startswith("winograd")
+    assert dear["heavy"][0] == "conv3d_taps"
+    assert dear["busy"][0].startswith("winograd")
+    assert not any(option.refused for _, options in dear.values() for option in options)
+
+
+def test_a_layer_whose_weights_the_models_activations_do_not_make_room_for_stays_plain_and_says_so() -> None:
+    found = selections(16, 0.0)
+    assert found["busy"][0].startswith("winograd")
+    assert found["heavy"][0] == "conv3d_taps"
+    (missed,) = [option for option in found["heavy"][1] if option.refused]
+    assert "memory: with each layer's best" in missed.refused
+    assert missed.relative_cost < 1
+    assert missed.weight_bytes > 64 * 64 * 27 * 4
+
+
+def test_a_tensor_that_is_needed_later_counts_as_live_in_every_option() -> None:
+    class Residual(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.heavy, self.busy = nn.Conv3d(64, 64, 3, padding=(0, 1, 1)), nn.Conv3d(4, 4, 3, padding=(0, 1, 1))
+            self.conv = nn.Conv3d(8, 8, 3, padding=(0, 1, 1))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            clip = x[:, :1].expand(1, 64, -1, -1, -1)[..., :2, :2]
-            return self.busy(x).mean() + self.heavy(clip).mean()
+            x = x.relu()
+            return self.conv(x) + x[:, :, 1:-1]
 
-    def at(worth: float) -> dict[str, str]:
-        choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_worth=worth)
-        _, records = run(Model(), (1, 4, 5, 64, 64), choice)
-        return {s.module: name for name, record in records.items() for s in record.selected}
-
-    assert at(0.0)["heavy"].startswith("winograd")
-    assert at(2.0)["heavy"] == "conv3d_taps"
-    assert at(2.0)["busy"].startswith("winograd")
+    x = torch.randn(1, 8, 6, 16, 16)
+    frame = x[:, :, 0].numel() * 4
+    graph = capture(Residual(), (x,))
+    (conv,) = [n for n in graph.graph.nodes if is_call(n, torch.ops.aten.conv3d.default)]
+    live = live_bytes(graph, lifetimes(graph, inputs_stay=False))
+    assert live[conv] == (6 + 4) * frame
+    apply(graph, (conv3d_taps.REWRITE, batch_in_time.REWRITE, cancel_layouts.REWRITE))
+    # The clip, the sum so far, a tap's frames and what its convolution gives.
+    assert max(live_bytes(graph, lifetimes(graph, inputs_stay=False, free_layouts=True)).values()) == 18 * frame
 
 
 def test_an_option_reads_through_the_copies_of_border_frames() -> None:

@@ -342,3 +342,11 @@ def test_every_target_states_its_limits_and_computes_its_half_precisions_in_half
         for name, precision in target.precisions.items():
             if name.startswith("fp"):
                 assert precision.dtype == {"fp32": torch.float32, "fp16": torch.float16}[name]
+
+
+@pytest.mark.parametrize(("height", "severity"), [(2048, None), (2049, "device"), (16385, "outside")])
+def test_vulkan_warns_of_textures_that_small_gpus_do_not_hold(height: int, severity: str | None) -> None:
+    graph = capture(nn.Conv2d(1, 1, 3, padding=1), (torch.zeros(1, 1, height, 4),))
+    (found,) = [vulkan.limits(n, torch.float32) for n in graph.graph.nodes if n.op == "call_function"]
+    assert (found.severity if found else None) == severity
+    assert found is None or ("2048 in height" in found.reason) == (severity == "device")

@@ -224,6 +224,8 @@ def schema_faults() -> Callable[[Any, str], list[str]]:
                     bad = len(value) > wanted if keyword == "maxItems" else len(value) < wanted
             elif keyword == "minimum":
                 bad = is_type(value, "number") and value < wanted
+            elif keyword == "maximum":
+                bad = is_type(value, "number") and value > wanted
             elif keyword == "pattern":
                 bad = isinstance(value, str) and not re.search(wanted, value)
             else:

@@ -14,10 +14,17 @@ import pytest
 from handheld.runtime.bundle import Artifact, Method, Tolerance
 from handheld.runtime.charts import Row, bar_chart, strip_plot
 from handheld.runtime.errors import RuntimeFailure
-from handheld.runtime.host import Device, describe_host
-from handheld.runtime.profile import SCOPE, BundleInfo, Measurement, Profile, Settings
+from handheld.runtime.host import describe_host
+from handheld.runtime.profile_record import (
+    BundleInfo,
+    ComputeUnits,
+    Conditions,
+    Measurement,
+    Profile,
+    Round,
+    Settings,
+)
 from handheld.runtime.report import write_report
-from handheld.runtime.stats import compare, summarize
 from handheld.runtime.verify import Verdict
 
 PNG = base64.b64decode(
@@ -26,7 +33,6 @@ PNG = base64.b64decode(
 
 
 def measurement(label: str, role: str, samples_ms: list[int], **changes: object) -> Measurement:
-    samples = tuple(ms * 1_000_000 for ms in samples_ms)
     made = Measurement(
         label=label,
         role=role,
@@ -38,16 +44,28 @@ def measurement(label: str, role: str, samples_ms: list[int], **changes: object)
         precision="fp32",
         sha256="ab" * 32,
         size_bytes=12_300_000,
+        method="main",
+        input_shapes=((1, 16, 5, 8, 8),),
+        output_shapes=((1, 3, 9, 64, 64),),
+        unit="frame",
+        units_per_run=9,
+        prompt_tokens=None,
         threads=2,
-        frames=9,
-        load_ns=(50_000_000,),
-        first_run_ns=(90_000_000,),
-        latency_ns=(samples,),
-        baseline_rss_bytes=(60_000_000,),
-        peak_rss_bytes=(110_000_000,),
-        latency=summarize(samples),
-        fps=9e9 / summarize(samples).median_ns,
-        speedup=None,
+        compute_units=ComputeUnits(),
+        tolerance=None,
+        rounds=(
+            Round(
+                load_ns=50_000_000,
+                first_run_ns=90_000_000,
+                latency_ns=tuple(ms * 1_000_000 for ms in samples_ms),
+                baseline_bytes=60_000_000,
+                peak_bytes=110_000_000,
+                flash=None,
+                before=Conditions(thermal="nominal"),
+                after=Conditions(thermal="fair", load_average_1min=1.25),
+            ),
+        ),
+        parity=None,
         error=None,
     )
     return dataclasses.replace(made, **changes)
@@ -56,19 +74,14 @@ def measurement(label: str, role: str, samples_ms: list[int], **changes: object)
 @pytest.fixture
 def profile() -> Profile:
     student, teacher = [30, 31, 29, 30, 45], [300, 310, 290, 300, 330]
-    speedup = compare("teacher", teacher, student)
     return Profile(
-        scope=SCOPE,
         created_utc="2026-11-23T18:00:00Z",
         command="handheld profile BUNDLE --teacher 'a b'",
-        settings=Settings(repeat=5, warmup=1, rounds=1, threads=2),
-        host=describe_host(),
-        device=Device(),
+        software={"handheld": "0.1.0"},
+        settings=Settings(repeat=5, warmup=1, rounds=1, threads=2, interleaved=True),
+        device=describe_host(),
         bundles=(BundleInfo("tiny", "2026-11-23T17:00:00Z", {"run": {"seed": 7}}, {"torch": "2.13.0"}),),
-        subjects=(
-            measurement("student <onnx>", "student", student, speedup=speedup),
-            measurement("teacher", "teacher", teacher),
-        ),
+        subjects=(measurement("student <onnx>", "student", student), measurement("teacher", "teacher", teacher)),
     )
 
 
@@ -102,6 +115,8 @@ def test_the_page_says_what_the_figures_hold_for_and_how_they_were_made(profile:
     assert "handheld profile BUNDLE --teacher 'a b'" in text
     assert cells(root, "run.seed") == [["run.seed", "7"]]
     assert cells(root, "torch") == [["torch", "2.13.0"]]
+    (thermal,) = cells(root, "thermal state before and after")
+    assert thermal[1] == "nominal, fair"
 
 
 def test_the_tables_hold_the_figures_of_the_profile(profile: Profile, tmp_path: Path) -> None:
@@ -143,13 +158,7 @@ def test_a_subject_that_failed_is_shown_with_its_error_and_no_figures(profile: P
         "broken",
         "student",
         [1],
-        latency=None,
-        fps=None,
-        latency_ns=(),
-        load_ns=(),
-        first_run_ns=(),
-        baseline_rss_bytes=(),
-        peak_rss_bytes=(),
+        rounds=(),
         threads=None,
         runtime_version=None,
         error="died of SIGSEGV\x1b[31m <during> run",

@@ -8,7 +8,22 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from . import check, decode, demo, distill, doctor, encode, export, fit, profile, tune, verify
+from . import (
+    check,
+    compare,
+    decode,
+    demo,
+    distill,
+    doctor,
+    encode,
+    estimate,
+    export,
+    fit,
+    llm,
+    profile,
+    tune,
+    verify,
+)
 from .console import paragraphs
 from .errors import message_of
 
@@ -43,9 +58,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-for command in (distill, check, fit, export, verify, profile, encode, decode, demo, tune, doctor):
+COMMANDS = (distill, check, fit, estimate, export, verify, profile, compare, encode, decode, demo, tune, doctor)
+
+for command in COMMANDS:
     name = command.__name__.rpartition(".")[2]
     app.command(name, help=paragraphs(command.run.__doc__), epilog=command.EPILOG)(command.run)
+
+app.add_typer(llm.app)
 
 
 def _version(show: bool) -> None:

@@ -93,7 +93,11 @@ def _show(report: Report) -> None:
         say(f"NOT LEGAL: {len(report.illegal)} ops are left that {name} does not take.")
         return
     blocked = sum(finding.limit.blocks for finding in report.findings)
-    slow = len(report.left)
+    some = [finding for finding in report.left if finding.limit.severity == "device"]
+    slow = len(report.left) - len(some)
+    if some:
+        largest = max((finding.shape for finding in some), key=max)
+        say(f"NOT ON EVERY DEVICE: {len(some)} ops, the largest gives {'x'.join(map(str, largest))}; see above.")
     say(
         f"{name}: {f'{blocked} ops that it does not take, all repaired' if blocked else 'takes every op'}"
         + (f"; {slow} of those that are left run slowly." if slow else ".")

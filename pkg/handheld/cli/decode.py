@@ -73,14 +73,17 @@ def run(
     chosen = candidates[0]
     values, origin = read_latents(latents)
     given = opened.manifest.inputs[0]
-    wanted: list[int | str] = list(given.shape[1:])
+    c, _, h, w = given.shape[1:]
+    methods = {method.inputs[0][1:]: method for method in chosen.methods}
+    fits = values.shape[1:] in methods
     if chosen.stream is not None:
-        wanted[1] = "any"
-    if any(size not in (has, "any") for has, size in zip(values.shape[1:], wanted)):
+        fits = (values.shape[1], *values.shape[3:]) == (c, h, w)
+    if not fits:
+        able = " or ".join("x".join(map(str, shape)) for shape in methods)
         raise RuntimeFailure(
-            f"{latents}: clips of {'x'.join(map(str, values.shape[1:]))} (channels, time, height, width); this "
-            f"bundle decodes {'x'.join(map(str, wanted))}. Encode them with --for {bundle}, or export "
-            "a bundle of that size."
+            f"{latents}: clips of {'x'.join(map(str, values.shape[1:]))} (channels, time, height, width); "
+            f"{chosen.name} of this bundle decodes {able if chosen.stream is None else f'{c}xanyx{h}x{w}'}. Encode "
+            f"them with --for {bundle}, or export a bundle of that size."
         )
     rate = fps or float(origin.get("fps", 25))
     with open_session(opened, chosen, threads) as session, bar("decoding") as update:
@@ -99,5 +102,5 @@ def run(
                     yield to_pixels(frames)
 
         written = write_video(clips(), out, rate)
-    shape = opened.manifest.outputs[0].shape
+    shape = methods.get(values.shape[1:], chosen.methods[0]).outputs[0]
     say(f"{out}: {written} frames of {shape[3]}x{shape[4]} at {rate:g} fps, decoded by {chosen.name}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from handheld.convert.streaming import PassCut
     from handheld.convert.target import Target
     from handheld.runtime.bundle import Bundle
-    from handheld.runtime.manifest import Artifact, Option
+    from handheld.runtime.manifest import Artifact
     from handheld.sources import Source
 
 EPILOG = (
@@ -286,28 +288,44 @@ def export_and_show(
 
 
 def _explain(artifact: Artifact) -> None:
-    """What was chosen between, layers with the same options together."""
-    groups: dict[tuple[str, tuple[Option, ...]], list[str]] = {}
-    for record in artifact.rewrites:
-        for place in record.selected:
-            groups.setdefault((record.name, place.options), []).append(place.module)
+    """What was chosen between, in each shape."""
+    others = artifact.settings.get("other_shapes", {})
+    for method in artifact.methods:
+        shown = [asdict(record) for record in artifact.rewrites]
+        if method.name in others:
+            shown = others[method.name]["rewrites"]
+        shape = f", latents {'x'.join(map(str, method.inputs[0]))}" if others else ""
+        _explain_shape(artifact.name + shape, shown)
+    say(f"  costs: {artifact.settings['costs']}")
+    say("  Least share of the time plus 0.4 times the share of the weights wins: see docs/rewrites.md.")
+
+
+def _explain_shape(name: str, rewrites: Sequence[Mapping[str, Any]]) -> None:
+    """One table, from rewrites as the manifest has them; layers with the same options together."""
+    groups: dict[str, list[str]] = {}
     rows = []
-    for (chosen, choices), modules in groups.items():
+    reasons: dict[str, None] = {}
+    for record in rewrites:
+        for place in record["selected"]:
+            groups.setdefault(json.dumps([record["name"], place["options"]]), []).append(place["module"])
+    for key, modules in groups.items():
+        chosen, choices = json.loads(key)
         more = f" and {len(modules) - 1} alike" if len(modules) > 1 else ""
-        shown = sorted(choices, key=lambda option: option.relative_cost or 0.0)
+        costed = [o for o in choices if o["relative_cost"] is not None]
         taken = ", ".join(
-            f"{o.rewrite} {o.relative_cost:.2f} ({size(o.weight_bytes or 0)})"
-            for o in shown
-            if o.relative_cost is not None
+            f"{o['rewrite']} {o['relative_cost']:.2f} ({size(o['weight_bytes'])}"
+            f"{', refused' if o['refused'] else ''})"
+            for o in sorted(costed, key=lambda option: option["relative_cost"])
         )
         rows.append([modules[0] + more, chosen, taken])
+        reasons |= dict.fromkeys(o["refused"] for o in costed if o["refused"])
     table(
-        f"{artifact.name}: modelled time, 1 for one convolution per tap, and weights of each option",
+        f"{name}: modelled time, 1 for one convolution per tap, and weights of each option",
         ["layer", "chosen", "options"],
         rows,
     )
-    say(f"  costs: {artifact.settings['costs']}")
-    say("  Least share of the time plus 0.4 times the share of the weights wins: see docs/rewrites.md.")
+    for reason in reasons:
+        say(f"  refused, {reason}")
 
 
 def _show_trials(bundle: Bundle) -> None:

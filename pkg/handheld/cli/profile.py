@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from .console import say, size, status, table
+from .errors import CommandError
 from .progress import bar
 
 if TYPE_CHECKING:
     from handheld.runtime.bundle import Artifact, Bundle
-    from handheld.runtime.profile import Profile, Subject
+    from handheld.runtime.profile import Subject
+    from handheld.runtime.profile_record import Profile
+
+
+class Device(StrEnum):
+    """Phones to measure on."""
+
+    android = "android"
+    ios = "ios"
+
 
 EPILOG = (
     "Example: [dim]handheld profile bundle --out report[/dim]  (writes report/profile.json and report/index.html)"
@@ -32,18 +43,109 @@ def run(
     repeat: Annotated[int, typer.Option(min=1, help="Timed runs of each artefact a round.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, each in new processes.")] = 3,
     warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before them.")] = 2,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each runtime.")] = 2,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="CPU threads of each runtime.", show_default="2; on a phone its runtime's choice"),
+    ] = None,
+    device: Annotated[
+        Optional[Device],  # noqa: UP045
+        typer.Option("--device", "-d", help="Measure on a phone instead.", show_default="this machine"),
+    ] = None,
+    serial: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Which phone: of `adb devices`, or a name or identifier of devicectl.", show_default=False
+        ),
+    ] = None,
+    runner: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="android: the program built from runtime/runner for the phone.", show_default=False),
+    ] = None,
+    cooldown: Annotated[float, typer.Option(min=0, help="android: seconds of rest between rounds.")] = 5.0,
+    folder: Annotated[str, typer.Option(help="android: where on the phone.")] = "/data/local/tmp",
+    shared: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--import", help="ios: the profile that the app shared; needs no Mac.", show_default=False),
+    ] = None,
 ) -> None:
-    """Measure every artefact that runs on this machine, side by side with the teacher.
+    """Measure every artefact that runs on this machine, side by side with the teacher; or on a phone.
 
     Load time, first run, steady latency (median, p90, p99), frames per second and peak memory, each artefact in
     a fresh process, runs interleaved so that ratios hold on a noisy machine. These are figures of this host: they
     say nothing about a phone.
+
+    With --device android, bundle and runner go to a phone over adb, and what was measured comes back; the phone is
+    left as it was. With --device ios, the app measures: over devicectl on a Mac, elsewhere by --import.
     """
     from handheld.runtime.bundle import read_bundle
 
     opened = read_bundle(bundle)
-    profile_and_show(opened, out or Path(f"{bundle}-profile"), teacher, repeat, rounds, warmup, threads)
+    target = out or Path(f"{bundle}-profile")
+    if device is None:
+        profile_and_show(opened, target, teacher, repeat, rounds, warmup, threads or 2)
+        return
+    if device is Device.android:
+        if runner is None:
+            raise CommandError(
+                "--device android needs --runner: build runtime/runner for the phone (docs/profile.md)."
+            )
+        measured = _on_android(opened, runner, serial, repeat, warmup, rounds, threads, cooldown, folder)
+    else:
+        measured = _on_ios(opened, serial, shared)
+    _write(opened, measured, target)
+    if any(subject.error for subject in measured.subjects):
+        raise typer.Exit(1)
+
+
+def _on_android(
+    bundle: Bundle,
+    runner: Path,
+    serial: str | None,
+    repeat: int,
+    warmup: int,
+    rounds: int,
+    threads: int | None,
+    cooldown: float,
+    folder: str,
+) -> Profile:
+    from handheld.runtime.devices.android import profile_android
+
+    with bar("measuring") as update:
+        return profile_android(
+            bundle,
+            runner,
+            serial=serial,
+            repeat=repeat,
+            warmup=warmup,
+            rounds=rounds,
+            threads=threads,
+            cooldown_seconds=cooldown,
+            folder=folder,
+            on_progress=update,
+        )
+
+
+def _on_ios(bundle: Bundle, serial: str | None, shared: Path | None) -> Profile:
+    from handheld.runtime.devices.ios import import_profile, profile_ios
+
+    return profile_ios(bundle, device=serial) if shared is None else import_profile(shared, bundle)
+
+
+def _write(bundle: Bundle, measured: Profile, out: Path) -> None:
+    """Show what a phone measured; write JSON and page."""
+    from handheld.runtime.profile_file import write_profile
+    from handheld.runtime.report import write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    _show(measured)
+    for subject in measured.subjects:
+        if subject.error:
+            say(f"{subject.label} failed: {subject.error}")
+        verdict = {True: "agrees", False: "DOES NOT AGREE", None: "was not compared"}[subject.passes]
+        say(f"{subject.label} {verdict} with the golden tensors.")
+    write_profile(measured, out / "profile.json")
+    write_report(measured, out / "index.html", title=bundle.manifest.name)
+    say(f"{measured.scope[0].upper()}{measured.scope[1:]}.\nPage: {out / 'index.html'}")
 
 
 def profile_and_show(
@@ -52,7 +154,8 @@ def profile_and_show(
     """Measure a bundle, print the table, write JSON and page."""
     import tempfile
 
-    from handheld.runtime.profile import profile, write_profile
+    from handheld.runtime.profile import profile
+    from handheld.runtime.profile_file import write_profile
     from handheld.runtime.report import write_report
     from handheld.runtime.session import SESSIONS
 
@@ -77,7 +180,7 @@ def profile_and_show(
     write_report(
         result, out / "index.html", title=bundle.manifest.name, images=images, verdicts=verdicts, quality=quality
     )
-    say(f"Measured on this host; says nothing about a phone.\nPage: {out / 'index.html'}")
+    say(f"{result.scope[0].upper()}{result.scope[1:]}.\nPage: {out / 'index.html'}")
     return result
 
 
@@ -144,23 +247,23 @@ def _show(result: Profile) -> None:
         if m.latency is None:
             rows.append([m.label, f"failed: {m.error}", *["–"] * 8])
             continue
+        growth, speedup = m.peak_growth_bytes, result.speedup(m)
         rows.append(
             [
                 m.label,
-                ms(sorted(m.load_ns)[len(m.load_ns) // 2]),
-                ms(sorted(m.first_run_ns)[len(m.first_run_ns) // 2]),
+                *(ms(sorted(ns)[len(ns) // 2]) if ns else "–" for ns in (m.load_ns, m.first_run_ns)),
                 ms(m.latency.median_ns),
                 ms(m.latency.p90_ns),
                 ms(m.latency.p99_ns),
-                f"{m.fps:.1f}",
-                "–" if m.peak_growth_bytes is None else size(m.peak_growth_bytes),
+                f"{m.units_per_second:.1f}",
+                "–" if growth is None else size(growth),
                 size(m.size_bytes),
-                f"{m.speedup.median_of_pairs:.2f}x" if m.speedup else "–",
+                f"{speedup.median_of_pairs:.2f}x" if speedup else "–",
             ]
         )
-    cpu = result.host.cpu_model or result.host.architecture
+    threads = f"{result.settings.threads} threads" if result.settings.threads else "its own choice of threads"
     table(
-        f"{cpu}, {result.settings.threads} threads (ms; memory over the loaded runtime)",
+        f"{result.device.name}, {threads} (ms; memory over the loaded runtime)",
         ["", "load", "first", "median", "p90", "p99", "FPS", "peak memory", "file", "speed"],
         rows,
     )

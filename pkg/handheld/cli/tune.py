@@ -27,24 +27,20 @@ def run(
     Times single convolutions, products and copies of the sizes that video decoders have, in the target's runtime,
     and fits a rate to each kind of op. A minute or two; other work on the machine spoils it.
     """
-    import platform
-
     from handheld.convert import resolve_targets
     from handheld.convert.tune import tune
+    from handheld.runtime import host
     from handheld.runtime.files import write_atomically
-    from handheld.runtime.host import describe_host
     from handheld.runtime.session import SESSIONS
 
     (wanted,) = resolve_targets([target], None)
-    host = describe_host()
-    if host.load_average_1min and host.load_average_1min > 1:
-        note(
-            f"The machine is busy (load {host.load_average_1min:.1f}): figures will be worse than they need to be."
-        )
+    load = host.conditions().load_average_1min
+    if load and load > 1:
+        note(f"The machine is busy (load {load:.1f}): figures will be worse than they need to be.")
     version = SESSIONS[wanted.runtime].library_version()
     source = (
         f"measured by `handheld tune {target}`: {wanted.runtime} {version}, {threads} threads, "
-        f"{host.cpu_model or platform.machine()}"
+        f"{host.describe_host().name}"
     )
     with bar(f"Measuring {target}") as progress:
         found, fits = tune(

@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <mutex>
@@ -43,6 +44,12 @@ void check_unlocked(Call call) {
   check(status);
 }
 
+// An empty list is not the same as none.
+const uint32_t* data_of(const Ids& ids) {
+  static constexpr uint32_t none = 0;
+  return ids.size() == 0 ? &none : ids.data();
+}
+
 template <typename T>
 nb::object to_numpy(std::vector<T>&& values) {
   auto* owned = new std::vector<T>(std::move(values));
@@ -52,6 +59,10 @@ nb::object to_numpy(std::vector<T>&& values) {
 
 struct ClosePack {
   void operator()(hh_flash_pack* pack) const { hh_flash_pack_close(pack); }
+};
+
+struct CloseModel {
+  void operator()(hh_flash_model* model) const { hh_flash_model_close(model); }
 };
 
 struct CloseSession {
@@ -145,16 +156,94 @@ class PySession {
     throw nb::value_error(("There is no mode \"" + name + "\": use dense, exact or selected.").c_str());
   }
 
-  // An empty list is not the same as none.
-  static const uint32_t* ids_of(const std::optional<Ids>& neurons) {
-    static constexpr uint32_t none = 0;
-    if (!neurons) return nullptr;
-    return neurons->size() == 0 ? &none : neurons->data();
-  }
+  static const uint32_t* ids_of(const std::optional<Ids>& neurons) { return neurons ? data_of(*neurons) : nullptr; }
 
   uint32_t d_model_;
   std::mutex mutex_;
   std::unique_ptr<hh_flash_session, CloseSession> session_;
+};
+
+class PyModel {
+ public:
+  PyModel(const hh_flash_pack* pack, const hh_flash_model_options& options, uint32_t vocab) : vocab_(vocab) {
+    hh_flash_model* model = nullptr;
+    check_unlocked([&] { return hh_flash_model_open(pack, &options, &model); });
+    model_.reset(model);
+  }
+
+  nb::object decode(const Ids& tokens) {
+    std::vector<float> logits(vocab_);
+    call([&] { return hh_flash_model_decode(model_.get(), data_of(tokens), tokens.size(), logits.data()); });
+    return to_numpy(std::move(logits));
+  }
+
+  nb::object decode_all(const Ids& tokens) {
+    std::vector<float> logits(tokens.size() * vocab_);
+    call([&] { return hh_flash_model_decode_all(model_.get(), data_of(tokens), tokens.size(), logits.data()); });
+    return to_numpy(std::move(logits)).attr("reshape")(tokens.size(), vocab_);
+  }
+
+  nb::object generate(const Ids& prompt, size_t max_new) {
+    std::vector<uint32_t> tokens;
+    call([&] {
+      return hh_flash_model_generate(model_.get(), data_of(prompt), prompt.size(), max_new, append, &tokens);
+    });
+    return to_numpy(std::move(tokens));
+  }
+
+  nb::object resident(uint32_t layer) {
+    std::vector<uint32_t> ids;
+    call([&] {
+      size_t count = 0;
+      const hh_flash_status status = hh_flash_model_resident(model_.get(), layer, nullptr, 0, &count);
+      if (status != HH_FLASH_OK) return status;
+      ids.resize(count);
+      return hh_flash_model_resident(model_.get(), layer, ids.data(), ids.size(), &count);
+    });
+    return to_numpy(std::move(ids));
+  }
+
+  void truncate(size_t tokens) {
+    call([&] { return hh_flash_model_truncate(model_.get(), tokens); });
+  }
+  // Takes no lock: it is for another thread.
+  void cancel() { hh_flash_model_cancel(model_.get()); }
+  void resume() {
+    call([&] { return hh_flash_model_resume(model_.get()); });
+  }
+  void reset() {
+    call([&] { return hh_flash_model_reset(model_.get()); });
+  }
+
+  hh_flash_decode_stats stats() {
+    hh_flash_decode_stats stats{};
+    stats.struct_bytes = sizeof stats;
+    call([&] { return hh_flash_model_stats(model_.get(), &stats); });
+    return stats;
+  }
+
+ private:
+  template <typename Call>
+  void call(Call body) {
+    check_unlocked([&] {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      return body();
+    });
+  }
+
+  // No exception may cross the C interface; out of memory, the text ends there.
+  static int append(uint32_t token, void* tokens) noexcept {
+    try {
+      static_cast<std::vector<uint32_t>*>(tokens)->push_back(token);
+      return 0;
+    } catch (...) {
+      return 1;
+    }
+  }
+
+  uint32_t vocab_;
+  std::mutex mutex_;
+  std::unique_ptr<hh_flash_model, CloseModel> model_;
 };
 
 class PyPack {
@@ -186,6 +275,23 @@ class PyPack {
     return std::make_unique<PySession>(pack_.get(), options, info().d_model);
   }
 
+  hh_flash_model_info model_info() const {
+    hh_flash_model_info info{};
+    info.struct_bytes = sizeof info;
+    check(hh_flash_pack_model_info(pack_.get(), &info));
+    return info;
+  }
+
+  uint64_t model_floor_bytes(const hh_flash_model_options& options) const {
+    uint64_t floor_bytes = 0;
+    check(hh_flash_model_floor(pack_.get(), &options, &floor_bytes));
+    return floor_bytes;
+  }
+
+  std::unique_ptr<PyModel> model(const hh_flash_model_options& options) const {
+    return std::make_unique<PyModel>(pack_.get(), options, model_info().vocab);
+  }
+
  private:
   std::unique_ptr<hh_flash_pack, ClosePack> pack_;
 };
@@ -193,6 +299,12 @@ class PyPack {
 hh_flash_session_options default_options() {
   hh_flash_session_options options;
   hh_flash_session_options_init(&options);
+  return options;
+}
+
+hh_flash_model_options default_model_options() {
+  hh_flash_model_options options;
+  hh_flash_model_options_init(&options);
   return options;
 }
 
@@ -252,6 +364,37 @@ NB_MODULE(_flash, module) {
       .def_rw("selector", &hh_flash_session_options::selector)
       .def_rw("select_share", &hh_flash_session_options::select_share);
 
+  nb::class_<hh_flash_model_info>(module, "ModelInfo")
+      .def_ro("vocab", &hh_flash_model_info::vocab)
+      .def_ro("max_positions", &hh_flash_model_info::max_positions)
+      .def_ro("heads", &hh_flash_model_info::heads)
+      .def_ro("kv_heads", &hh_flash_model_info::kv_heads)
+      .def_ro("head_dim", &hh_flash_model_info::head_dim)
+      .def_prop_ro("eos", [](const hh_flash_model_info& info) {
+        return std::vector<uint32_t>(info.eos, info.eos + info.eos_count);
+      })
+      .def_ro("weights_bytes", &hh_flash_model_info::weights_bytes);
+
+  nb::class_<hh_flash_decode_stats>(module, "ModelStats")
+      .def_ro("position", &hh_flash_decode_stats::position)
+      .def_ro("tokens", &hh_flash_decode_stats::tokens)
+      .def_ro("weights_bytes", &hh_flash_decode_stats::weights_bytes)
+      .def_ro("kv_bytes", &hh_flash_decode_stats::kv_bytes)
+      .def_ro("total_ns", &hh_flash_decode_stats::total_ns)
+      .def_ro("attention_ns", &hh_flash_decode_stats::attention_ns)
+      .def_ro("head_ns", &hh_flash_decode_stats::head_ns)
+      .def_ro("overhead_ns", &hh_flash_decode_stats::overhead_ns)
+      .def_ro("session", &hh_flash_decode_stats::session);
+
+  nb::class_<hh_flash_model_options>(module, "ModelOptions")
+      .def("__init__", [](hh_flash_model_options* options) { new (options) auto(default_model_options()); })
+      .def_rw("mode", &hh_flash_model_options::mode)
+      .def_rw("context_tokens", &hh_flash_model_options::context_tokens)
+      .def_rw("kv_dtype", &hh_flash_model_options::kv_dtype)
+      .def_rw("read_ahead", &hh_flash_model_options::read_ahead)
+      .def_rw("prefetch", &hh_flash_model_options::prefetch)
+      .def_rw("session", &hh_flash_model_options::session);
+
   nb::class_<PySession>(module, "Session")
       .def("ffn", &PySession::ffn, "layer"_a, "x"_a, "mode"_a, "neurons"_a = nb::none())
       .def("prefetch", &PySession::prefetch, "layer"_a, "x"_a = nb::none(), "neurons"_a = nb::none())
@@ -262,10 +405,24 @@ NB_MODULE(_flash, module) {
       .def("reset", &PySession::reset)
       .def("stats", &PySession::stats);
 
+  nb::class_<PyModel>(module, "Model")
+      .def("decode", &PyModel::decode, "tokens"_a)
+      .def("decode_all", &PyModel::decode_all, "tokens"_a)
+      .def("generate", &PyModel::generate, "prompt"_a, "max_new"_a)
+      .def("resident", &PyModel::resident, "layer"_a)
+      .def("truncate", &PyModel::truncate, "tokens"_a)
+      .def("cancel", &PyModel::cancel)
+      .def("resume", &PyModel::resume)
+      .def("reset", &PyModel::reset)
+      .def("stats", &PyModel::stats);
+
   nb::class_<PyPack>(module, "Pack")
       .def(nb::init<const std::string&, bool>(), "path"_a, "direct_io"_a = true)
       .def_prop_ro("info", &PyPack::info)
       .def("verify", &PyPack::verify)
       .def("floor_bytes", &PyPack::floor_bytes, "options"_a)
-      .def("session", &PyPack::session, "options"_a);
+      .def("session", &PyPack::session, "options"_a)
+      .def_prop_ro("model_info", &PyPack::model_info)
+      .def("model_floor_bytes", &PyPack::model_floor_bytes, "options"_a)
+      .def("model", &PyPack::model, "options"_a);
 }

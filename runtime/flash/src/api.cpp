@@ -1,25 +1,16 @@
-// The C interface: turns exceptions into statuses and nothing else.
+// The C interface to packs and sessions: turns exceptions into statuses and nothing else.
 #include <cstring>
-#include <exception>
-#include <memory>
-#include <new>
-#include <string>
-#include <system_error>
 
-#include "handheld/flash.h"
-#include "pack.h"
+#include "boundary.h"
 #include "session.h"
 
 using handheld::flash::Budget;
-using handheld::flash::Error;
 using handheld::flash::fail;
+using handheld::flash::guarded;
 using handheld::flash::Pack;
+using handheld::flash::require_pointers;
+using handheld::flash::require_size;
 using handheld::flash::Session;
-using handheld::flash::Span;
-
-struct hh_flash_pack {
-  std::shared_ptr<const Pack> pack;
-};
 
 struct hh_flash_session {
   hh_flash_session(std::shared_ptr<const Pack> pack, const hh_flash_session_options& options)
@@ -32,51 +23,20 @@ namespace {
 // Fixed, so that noting an error cannot itself run out of memory.
 thread_local char last_error[1024] = "";
 
-hh_flash_status note(hh_flash_status status, const char* message) noexcept {
-  std::strncpy(last_error, message, sizeof last_error - 1);
-  return status;
-}
-
-template <typename Body>
-hh_flash_status guarded(Body body) noexcept {
-  try {
-    body();
-    return HH_FLASH_OK;
-  } catch (const Error& error) {
-    return note(error.status(), error.what());
-  } catch (const std::bad_alloc&) {
-    return note(HH_FLASH_OUT_OF_MEMORY, "The system refused memory.");
-  } catch (const std::system_error& error) {
-    return note(HH_FLASH_OUT_OF_MEMORY, error.what());
-  } catch (const std::exception& error) {
-    return note(HH_FLASH_INTERNAL, error.what());
-  } catch (...) {
-    return note(HH_FLASH_INTERNAL, "An unknown error.");
-  }
-}
-
-template <typename... Pointers>
-void require(const Pointers*... pointers) {
-  if (((pointers == nullptr) || ...)) fail(HH_FLASH_INVALID_ARGUMENT, "A required pointer is null.");
-}
-
-template <typename Struct>
-void require_size(const Struct& given) {
-  if (given.struct_bytes != sizeof(Struct)) {
-    fail(HH_FLASH_INVALID_ARGUMENT, "struct_bytes is not the size that this version has: set it, and build with the "
-                                    "header of the library in use.");
-  }
-}
-
 // A null list means the selector, which needs x; a list with no neurons may be given by any pointer that is not null.
 bool uses_selector(const float* x, const uint32_t* neurons, size_t count) {
   if (neurons != nullptr) return false;
   if (count != 0) fail(HH_FLASH_INVALID_ARGUMENT, "neurons is null and neuron_count is not 0.");
-  require(x);
+  require_pointers(x);
   return true;
 }
 
 }  // namespace
+
+hh_flash_status handheld::flash::note(hh_flash_status status, const char* message) noexcept {
+  std::strncpy(last_error, message, sizeof last_error - 1);
+  return status;
+}
 
 const char* hh_flash_last_error(void) { return last_error; }
 
@@ -108,7 +68,7 @@ const char* hh_flash_status_name(hh_flash_status status) {
 
 hh_flash_status hh_flash_pack_open(const char* path, uint32_t flags, hh_flash_pack** pack) {
   return guarded([&] {
-    require(path, pack);
+    require_pointers(path, pack);
     if ((flags & ~static_cast<uint32_t>(HH_FLASH_DIRECT_IO)) != 0) {
       fail(HH_FLASH_INVALID_ARGUMENT, "flags has unknown bits.");
     }
@@ -121,7 +81,7 @@ void hh_flash_pack_close(hh_flash_pack* pack) { delete pack; }
 
 hh_flash_status hh_flash_pack_info(const hh_flash_pack* pack, hh_flash_info* info) {
   return guarded([&] {
-    require(pack, info);
+    require_pointers(pack, info);
     require_size(*info);
     const handheld::flash::Layout& layout = pack->pack->layout();
     const handheld::flash::BundleShape& shape = layout.shape;
@@ -147,7 +107,7 @@ hh_flash_status hh_flash_pack_info(const hh_flash_pack* pack, hh_flash_info* inf
 
 hh_flash_status hh_flash_pack_verify(const hh_flash_pack* pack) {
   return guarded([&] {
-    require(pack);
+    require_pointers(pack);
     pack->pack->verify();
   });
 }
@@ -155,7 +115,7 @@ hh_flash_status hh_flash_pack_verify(const hh_flash_pack* pack) {
 hh_flash_status hh_flash_pack_floor(const hh_flash_pack* pack, const hh_flash_session_options* options,
                                     uint64_t* floor_bytes) {
   return guarded([&] {
-    require(pack, options, floor_bytes);
+    require_pointers(pack, options, floor_bytes);
     require_size(*options);
     *floor_bytes = Budget(*pack->pack, *options).floor_bytes;
   });
@@ -168,7 +128,7 @@ void hh_flash_session_options_init(hh_flash_session_options* options) {
 hh_flash_status hh_flash_session_open(const hh_flash_pack* pack, const hh_flash_session_options* options,
                                       hh_flash_session** session) {
   return guarded([&] {
-    require(pack, options, session);
+    require_pointers(pack, options, session);
     require_size(*options);
     *session = new hh_flash_session(pack->pack, *options);
   });
@@ -179,7 +139,7 @@ void hh_flash_session_close(hh_flash_session* session) { delete session; }
 hh_flash_status hh_flash_session_ffn(hh_flash_session* session, uint32_t layer, hh_flash_mode mode, const float* x,
                                      const uint32_t* neurons, size_t neuron_count, float* y) {
   return guarded([&] {
-    require(session, x, y);
+    require_pointers(session, x, y);
     if (mode != HH_FLASH_DENSE && mode != HH_FLASH_EXACT && mode != HH_FLASH_SELECTED) {
       fail(HH_FLASH_INVALID_ARGUMENT, "mode must be HH_FLASH_DENSE, HH_FLASH_EXACT or HH_FLASH_SELECTED.");
     }
@@ -194,7 +154,7 @@ hh_flash_status hh_flash_session_ffn(hh_flash_session* session, uint32_t layer, 
 hh_flash_status hh_flash_session_prefetch(hh_flash_session* session, uint32_t layer, const float* x,
                                           const uint32_t* neurons, size_t neuron_count) {
   return guarded([&] {
-    require(session);
+    require_pointers(session);
     const bool use_selector = uses_selector(x, neurons, neuron_count);
     session->session.prefetch(layer, x, {neurons, neuron_count}, use_selector);
   });
@@ -203,8 +163,8 @@ hh_flash_status hh_flash_session_prefetch(hh_flash_session* session, uint32_t la
 hh_flash_status hh_flash_session_select(hh_flash_session* session, uint32_t layer, const float* x, uint32_t* neurons,
                                         size_t capacity, size_t* neuron_count) {
   return guarded([&] {
-    require(session, x, neuron_count);
-    if (capacity != 0) require(neurons);
+    require_pointers(session, x, neuron_count);
+    if (capacity != 0) require_pointers(neurons);
     *neuron_count = session->session.select(layer, x, {neurons, capacity});
   });
 }
@@ -212,8 +172,8 @@ hh_flash_status hh_flash_session_select(hh_flash_session* session, uint32_t laye
 hh_flash_status hh_flash_session_resident(hh_flash_session* session, uint32_t layer, uint32_t* neurons,
                                           size_t capacity, size_t* neuron_count) {
   return guarded([&] {
-    require(session, neuron_count);
-    if (capacity != 0) require(neurons);
+    require_pointers(session, neuron_count);
+    if (capacity != 0) require_pointers(neurons);
     *neuron_count = session->session.resident(layer, {neurons, capacity});
   });
 }
@@ -224,21 +184,21 @@ void hh_flash_session_cancel(hh_flash_session* session) {
 
 hh_flash_status hh_flash_session_resume(hh_flash_session* session) {
   return guarded([&] {
-    require(session);
+    require_pointers(session);
     session->session.resume();
   });
 }
 
 hh_flash_status hh_flash_session_reset(hh_flash_session* session) {
   return guarded([&] {
-    require(session);
+    require_pointers(session);
     session->session.reset();
   });
 }
 
 hh_flash_status hh_flash_session_stats(hh_flash_session* session, hh_flash_stats* stats) {
   return guarded([&] {
-    require(session, stats);
+    require_pointers(session, stats);
     require_size(*stats);
     *stats = session->session.stats();
   });

@@ -67,23 +67,31 @@ Budget::Budget(const Pack& pack, const Options& options)
   policy = read_policy(pack, options);
   row_bytes = uint64_t{layout.bundle_stride} + Table::kBytesPerRow;
 
-  const uint64_t buffers = uint64_t{options.reader_threads} * policy.chunk_bytes;
   const uint64_t partial = uint64_t{options.compute_threads} * layout.shape.d_model * sizeof(float);
   const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
-  const uint64_t batches = 3 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
+  const uint64_t batches = 4 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
   const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 2 * sizeof(uint32_t) + sizeof(uint8_t*)};
   const uint64_t threads = (uint64_t{options.reader_threads} + options.compute_threads) * kBytesPerThread;
-  fixed_bytes = kSessionBytes + pack.held_bytes() + buffers + partial + tables + batches + scratch + threads +
-                Selector::scratch_bytes(layout);
   const uint64_t pinned = options.pinned_neurons == HH_FLASH_PIN_ALL ? 0 : options.pinned_neurons;
-  floor_bytes = fixed_bytes + pinned * layers_ * row_bytes;
+  buffer_bytes = uint64_t{options.reader_threads} * policy.chunk_bytes;
+  tensor_bytes = pack.held_bytes();
+  bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + threads + Selector::scratch_bytes(layout);
+  pinned_bytes = pinned * layers_ * row_bytes;
+  fixed_bytes = buffer_bytes + tensor_bytes + bookkeeping_bytes;
+  floor_bytes = fixed_bytes + pinned_bytes;
+}
+
+std::string Budget::parts() const {
+  return std::to_string(buffer_bytes) + " for read buffers (reader_threads, chunk_bytes), " +
+         std::to_string(tensor_bytes) + " for selectors and the order of neurons, " + std::to_string(bookkeeping_bytes) +
+         " for bookkeeping, " + std::to_string(pinned_bytes) + " for pinned_neurons";
 }
 
 void Budget::require(uint64_t bytes) const {
   if (bytes >= floor_bytes) return;
   fail(HH_FLASH_BUDGET, "A budget of " + std::to_string(bytes) + " bytes is below the floor of " +
-                            std::to_string(floor_bytes) + " bytes for this pack and these options. Raise the budget, "
-                            "or lower reader_threads, chunk_bytes or pinned_neurons.");
+                            std::to_string(floor_bytes) + " bytes for this pack and these options: " + parts() +
+                            ". Raise the budget or lower those.");
 }
 
 std::vector<uint32_t> Budget::rows_per_layer(uint64_t bytes) const {

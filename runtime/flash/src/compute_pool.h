@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <mutex>
 #include <thread>
@@ -10,6 +11,9 @@
 #include <vector>
 
 namespace handheld::flash {
+
+// Weights of fewer bytes than this are multiplied sooner than a fork takes.
+constexpr size_t kForkBytes = 16 * 1024;
 
 class ComputePool {
  public:

@@ -7,15 +7,28 @@
 namespace handheld::flash {
 namespace {
 
-// Collects items until there are enough for one kernel call.
+// Neurons that a stage treats before the next one does. Two kernel calls: one leaves the processor idle at its end, while
+// sums are reduced, and many would be fetched too early for the cache.
+constexpr size_t kBatch = 2 * kRowsAtOnce;
+
+// Asks for a part that is needed some neurons later.
+void fetch(const uint8_t* part, uint32_t bytes) {
+  for (uint32_t at = 0; at < bytes; at += 64) __builtin_prefetch(part + at);
+}
+
+// Collects items until there are enough for one kernel call, and as many after them that are being fetched.
 template <typename Item>
 struct Queue {
-  Item items[kRowsAtOnce];
+  Item items[2 * kRowsAtOnce];
   size_t count = 0;
 
   bool push(const Item& item) {
     items[count++] = item;
-    return count == kRowsAtOnce;
+    return count == 2 * kRowsAtOnce;
+  }
+  void drop(size_t some) {
+    std::copy(items + some, items + count, items);
+    count -= some;
   }
 };
 
@@ -24,32 +37,17 @@ class Layer {
   Layer(const BundleShape& shape, const Kernels& kernels, const float* x, const Activity* activity, float* y)
       : shape_(shape),
         kernels_(kernels),
-        format_{shape.dtype, shape.d_model, shape.group_size},
+        format_(shape.row()),
         x_(x),
         activity_(activity),
         y_(y) {}
 
-  // Each stage takes four rows at a time and passes on those that may still count, so that a ReLU's zeros cost
-  // neither an up row nor a down column.
   void run(const uint8_t* const* bundles, size_t count) {
-    for (size_t i = 0; i < count; i += kRowsAtOnce) {
-      const size_t some = std::min(kRowsAtOnce, count - i);
-      Neuron block[kRowsAtOnce];
-      for (size_t r = 0; r < some; ++r) block[r] = {bundles[i + r], i + r, 1};
-      for (size_t r = 0; r < kRowsAtOnce; ++r) next_[r] = bundles[std::min(i + kRowsAtOnce + r, count - 1)];
-      if (!shape_.gated) {
-        up(block, some);
-        continue;
-      }
-      float gates[kRowsAtOnce];
-      dots(block, some, shape_.gate_offset(), gates);
-      for (size_t r = 0; r < some; ++r) {
-        block[r].value = activate(shape_.activation, gates[r]);
-        if (block[r].value != 0 && gated_.push(block[r])) flush_up();
-      }
+    if (shape_.activation != HH_FLASH_RELU && activity_ == nullptr) {
+      run_all({bundles, count});
+    } else {
+      run_some({bundles, count});
     }
-    flush_up();
-    flush_down();
   }
 
  private:
@@ -59,39 +57,96 @@ class Layer {
     float value;  // the activated gate, then h
   };
 
-  // The same rows of the next block, for the kernels to fetch meanwhile; null where a ReLU may leave no need of them.
-  const uint8_t* const* ahead(uint32_t offset, const uint8_t** rows) const {
-    if (offset != 0 && shape_.activation == HH_FLASH_RELU) return nullptr;
-    for (size_t r = 0; r < kRowsAtOnce; ++r) rows[r] = next_[r] + offset;
-    return rows;
+  using Bundles = Span<const uint8_t* const>;
+
+  // Calls use(rows, following, i, some) for the parts of a batch's bundles, `some` at a time. `following` are the same
+  // parts of the next batch, for the kernel to fetch meanwhile.
+  template <typename Use>
+  void by_rows(Bundles bundles, size_t first, size_t last, uint32_t offset, Use use) const {
+    for (size_t i = first; i < last; i += kRowsAtOnce) {
+      const size_t some = std::min(kRowsAtOnce, last - i);
+      const uint8_t* rows[kRowsAtOnce];
+      const uint8_t* following[kRowsAtOnce];
+      for (size_t r = 0; r < some; ++r) rows[r] = bundles[i + r] + offset;
+      for (size_t r = 0; r < kRowsAtOnce; ++r) {
+        following[r] = bundles[std::min(i + r + kBatch, bundles.size() - 1)] + offset;
+      }
+      use(rows, following, i - first, some);
+    }
   }
 
-  void dots(const Neuron* block, size_t count, uint32_t offset, float* out) const {
-    const uint8_t* rows[kRowsAtOnce];
-    const uint8_t* following[kRowsAtOnce];
-    for (size_t r = 0; r < count; ++r) rows[r] = block[r].bundle + offset;
-    kernels_.dots(format_, rows, count, x_, out, ahead(offset, following));
+  void dots(Bundles bundles, size_t first, size_t last, uint32_t offset, float* out) const {
+    by_rows(bundles, first, last, offset, [&](auto rows, auto following, size_t i, size_t some) {
+      kernels_.dots(format_, rows, some, x_, out + i, following);
+    });
+  }
+
+  float hidden(const uint8_t* bundle, float gate, float up) const {
+    if (shape_.up_bias) {
+      float bias;
+      std::memcpy(&bias, bundle + shape_.bias_offset(), sizeof bias);
+      up += bias;
+    }
+    return shape_.gated ? gate * up : activate(shape_.activation, up);
+  }
+
+  // Every neuron counts: stage after stage over a batch, so that no stage waits for the one before.
+  void run_all(Bundles bundles) {
+    for (size_t first = 0; first < bundles.size(); first += kBatch) {
+      const size_t last = std::min(first + kBatch, bundles.size());
+      float gates[kBatch];
+      float values[kBatch];
+      if (shape_.gated) dots(bundles, first, last, shape_.gate_offset(), gates);
+      dots(bundles, first, last, shape_.up_offset(), values);
+      for (size_t i = first; i < last; ++i) {
+        const float gate = shape_.gated ? activate(shape_.activation, gates[i - first]) : 1;
+        values[i - first] = hidden(bundles[i], gate, values[i - first]);
+      }
+      by_rows(bundles, first, last, shape_.down_offset(), [&](auto rows, auto following, size_t i, size_t some) {
+        kernels_.accumulate(format_, rows, some, values + i, y_, following);
+      });
+    }
+  }
+
+  // Each stage passes on the neurons that may still count, so that a ReLU's zeros cost neither an up row nor a down
+  // column, and those under the threshold no down column. What is passed on is fetched, and used four neurons later.
+  void run_some(Bundles bundles) {
+    for (size_t first = 0; first < bundles.size(); first += kBatch) {
+      const size_t last = std::min(first + kBatch, bundles.size());
+      float products[kBatch];
+      dots(bundles, first, last, 0, products);
+      for (size_t i = first; i < last; ++i) {
+        Neuron neuron{bundles[i], i, 1};
+        if (!shape_.gated) {
+          finish(neuron, products[i - first]);
+          continue;
+        }
+        neuron.value = activate(shape_.activation, products[i - first]);
+        if (neuron.value == 0) continue;
+        fetch(neuron.bundle + shape_.up_offset(), shape_.part_bytes());
+        if (gated_.push(neuron)) flush_up();
+      }
+    }
+    while (gated_.count != 0) flush_up();
+    while (counted_.count != 0) flush_down();
   }
 
   void flush_up() {
-    if (gated_.count == 0) return;
-    up(gated_.items, gated_.count);
-    gated_.count = 0;
+    const size_t some = std::min(kRowsAtOnce, gated_.count);
+    const uint8_t* rows[kRowsAtOnce] = {};
+    float ups[kRowsAtOnce];
+    for (size_t r = 0; r < some; ++r) rows[r] = gated_.items[r].bundle + shape_.up_offset();
+    kernels_.dots(format_, rows, some, x_, ups, nullptr);
+    for (size_t r = 0; r < some; ++r) finish(gated_.items[r], ups[r]);
+    gated_.drop(some);
   }
 
-  void up(Neuron* block, size_t count) {
-    float ups[kRowsAtOnce];
-    dots(block, count, shape_.up_offset(), ups);
-    for (size_t r = 0; r < count; ++r) {
-      float value = ups[r];
-      if (shape_.up_bias) {
-        float bias;
-        std::memcpy(&bias, block[r].bundle + shape_.bias_offset(), sizeof bias);
-        value += bias;
-      }
-      block[r].value = shape_.gated ? block[r].value * value : activate(shape_.activation, value);
-      if (counts(block[r]) && counted_.push(block[r])) flush_down();
-    }
+  // From the up product to h, and on to the down column if it counts.
+  void finish(Neuron neuron, float up) {
+    neuron.value = hidden(neuron.bundle, neuron.value, up);
+    if (!counts(neuron)) return;
+    fetch(neuron.bundle + shape_.down_offset(), shape_.part_bytes());
+    if (counted_.push(neuron)) flush_down();
   }
 
   bool counts(const Neuron& neuron) const {
@@ -106,16 +161,15 @@ class Layer {
   }
 
   void flush_down() {
-    if (counted_.count == 0) return;
+    const size_t some = std::min(kRowsAtOnce, counted_.count);
     const uint8_t* rows[kRowsAtOnce];
     float values[kRowsAtOnce];
-    for (size_t r = 0; r < counted_.count; ++r) {
+    for (size_t r = 0; r < some; ++r) {
       rows[r] = counted_.items[r].bundle + shape_.down_offset();
       values[r] = counted_.items[r].value;
     }
-    const uint8_t* following[kRowsAtOnce];
-    kernels_.accumulate(format_, rows, counted_.count, values, y_, ahead(shape_.down_offset(), following));
-    counted_.count = 0;
+    kernels_.accumulate(format_, rows, some, values, y_, nullptr);
+    counted_.drop(some);
   }
 
   const BundleShape& shape_;
@@ -124,7 +178,6 @@ class Layer {
   const float* x_;
   const Activity* activity_;
   float* y_;
-  const uint8_t* next_[kRowsAtOnce] = {};  // the bundles after those at hand
   Queue<Neuron> gated_;
   Queue<Neuron> counted_;
 };

@@ -72,8 +72,8 @@ void check_shape(const Layout& layout) {
   require(shape.d_model >= 32 && shape.d_model <= kMaxModel && shape.d_model % 32 == 0,
           "d_model must be a multiple of 32 up to 131072");
   require(layout.d_ff >= 1 && layout.d_ff <= kMaxNeurons, "d_ff must be 1 to 16777216");
-  if (shape.dtype == HH_FLASH_FP16) {
-    require(shape.group_size == 0, "fp16 rows have no scales");
+  if (!shape.row().grouped()) {
+    require(shape.group_size == 0, "fp32 and fp16 rows have no scales");
   } else {
     require(is_group_of(shape.group_size, shape.d_model),
             "the group size must be a power of two of 32 or more that divides d_model");
@@ -112,19 +112,6 @@ void check_layers(const Layout& layout, uint64_t first_offset) {
 
 }  // namespace
 
-uint32_t BundleShape::row_bytes() const {
-  switch (dtype) {
-    case HH_FLASH_FP16:
-      return 2 * d_model;
-    case HH_FLASH_INT8:
-      return d_model;
-    default:
-      return d_model / 2;
-  }
-}
-
-uint32_t BundleShape::part_bytes() const { return row_bytes() + (group_size == 0 ? 0 : 2 * (d_model / group_size)); }
-
 uint64_t header_bytes(Bytes preamble, uint64_t file_bytes) {
   require(preamble.size() >= kPreambleBytes && std::equal(kMagic.begin(), kMagic.end(), preamble.data()),
           "this is not the neurons.bin of a flash pack");
@@ -161,7 +148,7 @@ Layout parse_header(Bytes header, uint64_t file_bytes) {
   layout.d_ff = fields.u32(104);
   layout.shape.activation = enumeration(fields.u32(108), HH_FLASH_RELU, HH_FLASH_SILU, "unknown activation");
   const uint32_t gated = fields.u32(112);
-  layout.shape.dtype = enumeration(fields.u32(116), HH_FLASH_FP16, HH_FLASH_INT4, "unknown dtype");
+  layout.shape.dtype = enumeration(fields.u32(116), HH_FLASH_FP16, HH_FLASH_INT4M, "unknown dtype");
   layout.shape.group_size = fields.u32(120);
   layout.bundle_stride = fields.u32(124);
   layout.bundles_per_group = fields.u32(128);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "memory.h"
+#include "row_format.h"
 #include "sha256.h"
 
 namespace handheld::flash {
@@ -23,14 +24,14 @@ constexpr uint32_t kMaxParts = 3;
 struct BundleShape {
   uint32_t d_model = 0;
   hh_flash_dtype dtype = HH_FLASH_FP16;
-  uint32_t group_size = 0;  // weights per scale; 0 for fp16
+  uint32_t group_size = 0;  // weights per scale; 0 where there are none
   hh_flash_activation activation = HH_FLASH_RELU;
   bool gated = false;
   bool up_bias = false;
 
   uint32_t parts() const { return gated ? 3 : 2; }
-  uint32_t row_bytes() const;   // the weights of one part
-  uint32_t part_bytes() const;  // with their scales
+  RowFormat row() const { return {dtype, d_model, group_size}; }
+  uint32_t part_bytes() const { return row().part_bytes(); }
   uint32_t gate_offset() const { return 0; }
   uint32_t up_offset() const { return gated ? part_bytes() : 0; }
   uint32_t down_offset() const { return up_offset() + part_bytes(); }
@@ -65,6 +66,32 @@ struct Layout {
     return layers[layer].offset + uint64_t{position / bundles_per_group} * group_bytes +
            uint64_t{position % bundles_per_group} * bundle_stride;
   }
+};
+
+// Offsets of a layer's bundles, asked for in ascending order of position mostly: dividing by the size of a group for
+// every one would take longer than planning its read.
+class BundleOffsets {
+ public:
+  BundleOffsets(const Layout& layout, uint32_t layer) : layout_(layout), layer_(layer) {}
+
+  uint64_t operator()(uint32_t position) {
+    // Also true for a position before the group, whose distance wraps.
+    if (position - first_ >= count_) enter_group_of(position);
+    return offset_ + uint64_t{position - first_} * layout_.bundle_stride;
+  }
+
+ private:
+  void enter_group_of(uint32_t position) {
+    count_ = layout_.bundles_per_group;
+    first_ = position / count_ * count_;
+    offset_ = layout_.bundle_offset(layer_, first_);
+  }
+
+  const Layout& layout_;
+  uint32_t layer_;
+  uint32_t first_ = 0;  // position of the group at hand
+  uint32_t count_ = 0;
+  uint64_t offset_ = 0;
 };
 
 // The bytes that hold the header, from the file's first 16: checked against the file's size, so that it can be read.

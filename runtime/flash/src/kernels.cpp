@@ -1,5 +1,7 @@
 #include "kernels.h"
 
+#include <algorithm>
+
 #include "status.h"
 
 namespace handheld::flash {
@@ -7,7 +9,8 @@ namespace {
 
 bool has_avx2() {
 #if defined(__x86_64__)
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  // f16c is older than AVX2 and in every processor that has it; Clang does not know its name here.
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 #else
   return false;
 #endif
@@ -16,7 +19,8 @@ bool has_avx2() {
 bool has_avx512() {
 #if defined(__x86_64__)
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
+         __builtin_cpu_supports("avx512vbmi");
 #else
   return false;
 #endif
@@ -38,6 +42,19 @@ const Kernels* supported(hh_flash_kernels wanted) {
 }
 
 }  // namespace
+
+void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_t* matrix, size_t first, size_t last,
+                   const float* x, float* out) {
+  const size_t stride = format.part_bytes();
+  for (size_t i = first; i < last; i += kRowsAtOnce) {
+    const size_t some = std::min(kRowsAtOnce, last - i);
+    const uint8_t* rows[kRowsAtOnce];
+    const uint8_t* ahead[kRowsAtOnce];
+    for (size_t r = 0; r < some; ++r) rows[r] = matrix + (i + r) * stride;
+    for (size_t r = 0; r < kRowsAtOnce; ++r) ahead[r] = matrix + std::min(i + kRowsAtOnce + r, last - 1) * stride;
+    kernels.dots(format, rows, some, x, out + i, ahead);
+  }
+}
 
 const Kernels& find_kernels(hh_flash_kernels wanted) {
   if (wanted == HH_FLASH_KERNELS_AUTO) {

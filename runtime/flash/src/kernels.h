@@ -1,26 +1,17 @@
 // Rows of weights times a vector: one table of functions per instruction set, chosen when a session opens.
 //
-// A row is d weights followed by their fp16 scales. int8 weights are signed bytes; int4 weights are nibbles minus 8,
-// byte j of a block of 32 holding weights j (low) and j + 16 (high). Arithmetic is fp32 on the unrounded activations,
-// so instruction sets differ in the order of additions only. Ternary codes are 0, 1, 2 for -1, 0, 1; byte j of a block
-// of 32 holds weights j, j + 8, j + 16 and j + 24 from the low bits up.
+// Arithmetic is fp32 on the unrounded activations, so instruction sets differ in the order of additions only. Ternary
+// codes are 0, 1, 2 for -1, 0, 1; byte j of a block of 32 holds weights j, j + 8, j + 16 and j + 24 from the low bits up.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
-#include "handheld/flash.h"
+#include "row_format.h"
 
 namespace handheld::flash {
 
-constexpr uint32_t kBlock = 32;    // weights that kernels treat at once; d is a multiple of it
 constexpr size_t kRowsAtOnce = 4;  // rows per call of `dots` and `accumulate`, at most
-
-struct RowFormat {
-  hh_flash_dtype dtype;
-  uint32_t d;
-  uint32_t group_size;  // weights per scale, a power of two; 0 for fp16
-};
 
 // An activation vector in int8 with one scale per group: what ternary rows are multiplied with.
 struct QuantisedVector {
@@ -43,6 +34,11 @@ struct Kernels {
   // codes[d / 4] followed by fp16 scales[d / group_size]
   float (*ternary_dot)(const uint8_t* codes, const QuantisedVector& x);
 };
+
+// out[i] = row i . x for i of first .. last: the part of a matrix-vector product that one thread does. `matrix` holds
+// rows of `format`, one after the other without gaps. Allocates nothing; any ranges may run at the same time.
+void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_t* matrix, size_t first, size_t last,
+                   const float* x, float* out);
 
 // Throws Error(HH_FLASH_UNSUPPORTED) for what this processor or build does not have.
 const Kernels& find_kernels(hh_flash_kernels wanted);

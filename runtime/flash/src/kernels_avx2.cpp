@@ -14,6 +14,9 @@ struct Simd {
   static Vector zero() { return _mm256_setzero_ps(); }
   static Vector broadcast(float value) { return _mm256_set1_ps(value); }
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }
+  static Vector load_bytes(const uint8_t* from) {
+    return _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
   static void store(float* to, Vector from) { _mm256_storeu_ps(to, from); }
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector multiply(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
@@ -23,10 +26,13 @@ struct Simd {
     half = _mm_add_ps(half, _mm_movehl_ps(half, half));
     return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
   }
-  static Vector broadcast_half(const uint8_t* from) {
+  static float half(const uint8_t* from) {
     short half;
     __builtin_memcpy(&half, from, sizeof half);
-    return _mm256_cvtph_ps(_mm_set1_epi16(half));
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+  }
+  static void halves(const uint8_t* from, float factor, float* out) {
+    for (size_t v = 0; v < 2; ++v) store(out + 8 * v, multiply(_mm256_cvtph_ps(load16(from + 16 * v)), broadcast(factor)));
   }
 
   static __m128i load16(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
@@ -39,9 +45,16 @@ struct Simd {
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (size_t v = 0; v < 4; ++v) out[v] = _mm256_cvtph_ps(load16(block + 16 * v));
   }
+  static constexpr float int8_unit = 1;
   static void decode_int8(const uint8_t* block, Vector* out) {
     widen16(load16(block), out);
     widen16(load16(block + 16), out + 2);
+  }
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
+    const __m128i packed = load16(block);
+    const __m128i low_bits = _mm_set1_epi8(15);
+    widen16(_mm_and_si128(packed, low_bits), out);
+    widen16(_mm_and_si128(_mm_srli_epi16(packed, 4), low_bits), out + 2);
   }
   static void decode_int4(const uint8_t* block, Vector* out) {
     const __m128i packed = load16(block);

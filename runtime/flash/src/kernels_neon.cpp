@@ -15,6 +15,7 @@ struct Simd {
   static Vector zero() { return vdupq_n_f32(0); }
   static Vector broadcast(float value) { return vdupq_n_f32(value); }
   static Vector load(const float* from) { return vld1q_f32(from); }
+  static Vector load_bytes(const uint8_t* from) { return vreinterpretq_f32_u8(vld1q_u8(from)); }
   static void store(float* to, Vector from) { vst1q_f32(to, from); }
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static Vector multiply(Vector a, Vector b) { return vmulq_f32(a, b); }
@@ -22,10 +23,15 @@ struct Simd {
   static float sum(Vector a) { return vaddvq_f32(a); }
 
   static Vector widen_half(uint16x4_t halves) { return vcvt_f32_f16(vreinterpret_f16_u16(halves)); }
-  static Vector broadcast_half(const uint8_t* from) {
+  static float half(const uint8_t* from) {
     uint16_t half;
     __builtin_memcpy(&half, from, sizeof half);
-    return widen_half(vdup_n_u16(half));
+    return vgetq_lane_f32(widen_half(vdup_n_u16(half)), 0);
+  }
+  static void halves(const uint8_t* from, float factor, float* out) {
+    for (size_t v = 0; v < 4; ++v) {
+      store(out + 4 * v, vmulq_n_f32(widen_half(vreinterpret_u16_u8(vld1_u8(from + 8 * v))), factor));
+    }
   }
 
   static void widen16(int8x16_t bytes, Vector* out) {
@@ -40,9 +46,15 @@ struct Simd {
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (size_t v = 0; v < 8; ++v) out[v] = widen_half(vreinterpret_u16_u8(vld1_u8(block + 8 * v)));
   }
+  static constexpr float int8_unit = 1;
   static void decode_int8(const uint8_t* block, Vector* out) {
     widen16(vreinterpretq_s8_u8(vld1q_u8(block)), out);
     widen16(vreinterpretq_s8_u8(vld1q_u8(block + 16)), out + 4);
+  }
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
+    const uint8x16_t packed = vld1q_u8(block);
+    widen16(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), out);
+    widen16(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), out + 4);
   }
   static void decode_int4(const uint8_t* block, Vector* out) {
     const uint8x16_t packed = vld1q_u8(block);
@@ -72,7 +84,7 @@ float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
       dot = multiply_codes(dot, vshr_n_u8(packed, 4), values + 16);
       dot = multiply_codes(dot, vshr_n_u8(packed, 6), values + 24);
     }
-    const float32x4_t scale = vmulq_n_f32(Simd::broadcast_half(scales + 2 * size_t{group}), x.scales[group]);
+    const float32x4_t scale = vmulq_n_f32(Simd::broadcast(Simd::half(scales + 2 * size_t{group})), x.scales[group]);
     total = vfmaq_f32(total, scale, vcvtq_f32_s32(dot));
   }
   return vaddvq_f32(total);

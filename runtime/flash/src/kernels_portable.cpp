@@ -27,6 +27,11 @@ struct Simd {
   static Vector load(const float* from) {
     return fill([&](uint32_t i) { return from[i]; });
   }
+  static Vector load_bytes(const uint8_t* from) {
+    Vector out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+  }
   static void store(float* to, const Vector& from) {
     for (uint32_t i = 0; i < lanes; ++i) to[i] = from.lane[i];
   }
@@ -44,21 +49,29 @@ struct Simd {
     for (uint32_t i = 0; i < lanes; ++i) total += a.lane[i];
     return total;
   }
-  static Vector broadcast_half(const uint8_t* from) { return broadcast(load_half(from)); }
+  static float half(const uint8_t* from) { return load_half(from); }
+  static void halves(const uint8_t* from, float factor, float* out) {
+    for (uint32_t i = 0; i < 16; ++i) out[i] = factor * load_half(from + 2 * i);
+  }
 
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) out[i / lanes].lane[i % lanes] = load_half(block + 2 * i);
   }
+  static constexpr float int8_unit = 1;
   static void decode_int8(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) {
       out[i / lanes].lane[i % lanes] = static_cast<float>(static_cast<int8_t>(block[i]));
     }
   }
-  static void decode_int4(const uint8_t* block, Vector* out) {
+  static void decode_nibbles(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) {
       const int nibble = i < 16 ? block[i] & 15 : block[i - 16] >> 4;
-      out[i / lanes].lane[i % lanes] = static_cast<float>(nibble - 8);
+      out[i / lanes].lane[i % lanes] = static_cast<float>(nibble);
     }
+  }
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    decode_nibbles(block, out);
+    for (uint32_t v = 0; v < kBlock / lanes; ++v) out[v] = add(out[v], broadcast(-8));
   }
 };
 

@@ -2,87 +2,194 @@
 // file inside its anonymous namespace: no inline function compiled for one instruction set may be merged by the linker
 // with another's. For the same reason nothing of the standard library's templates is used here.
 //
-// Simd has: `lanes`, `Vector`, zero, load, store, broadcast, add, multiply, multiply_add, sum, broadcast_half, and
-// decode_fp16, decode_int8, decode_int4 that turn the 32 weights at an address into 32 / lanes vectors.
+// Simd has: `lanes`, `Vector`, zero, load, load_bytes, store, broadcast, add, multiply, multiply_add, sum, half, halves
+// (that widens 16 of them), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn the 32 weights at an
+// address into 32 / lanes vectors; those of decode_int8 are multiplied with `int8_unit` afterwards, with their scale.
+
+// Loops over a few rows or vectors: only when they are unrolled early do their arrays become registers.
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 constexpr uint32_t kVectors = kBlock / Simd::lanes;
+constexpr uint32_t kHalves = 16;  // scales and minimums that are converted at once
+
+struct Fp32 {
+  static constexpr uint32_t halves = 0;  // per group: a scale, a minimum
+  static constexpr size_t row_bytes(size_t d) { return 4 * d; }
+  static void decode(const uint8_t* block, Simd::Vector* out) {
+    UNROLL for (uint32_t v = 0; v < kVectors; ++v) out[v] = Simd::load_bytes(block + 4 * Simd::lanes * v);
+  }
+};
 
 struct Fp16 {
-  static constexpr bool scaled = false;
+  static constexpr uint32_t halves = 0;
   static constexpr size_t row_bytes(size_t d) { return 2 * d; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_fp16(block, out); }
 };
 
 struct Int8 {
-  static constexpr bool scaled = true;
+  static constexpr uint32_t halves = 1;
+  static constexpr float unit = Simd::int8_unit;
   static constexpr size_t row_bytes(size_t d) { return d; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int8(block, out); }
 };
 
 struct Int4 {
-  static constexpr bool scaled = true;
+  static constexpr uint32_t halves = 1;
+  static constexpr float unit = 1;
   static constexpr size_t row_bytes(size_t d) { return d / 2; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int4(block, out); }
 };
 
+struct Int4m {
+  static constexpr uint32_t halves = 2;
+  static constexpr float unit = 1;
+  static constexpr size_t row_bytes(size_t d) { return d / 2; }
+  static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_nibbles(block, out); }
+};
+
+// How many weights have their scales converted at once.
+template <typename Weights>
+struct Stretch {
+  uint32_t weights;
+  uint32_t shift;
+  explicit Stretch(const RowFormat& format) : weights(format.d), shift(0) {
+    if constexpr (Weights::halves != 0) {
+      shift = static_cast<uint32_t>(__builtin_ctz(format.group_size));
+      weights = kHalves / Weights::halves << shift;
+    }
+  }
+  uint32_t group(uint32_t at) const { return at >> shift; }
+};
+
+// The scales and minimums of a stretch, in fp32 and multiplied with a factor. Converted many at once, and read back by
+// broadcasting loads: with a conversion for each group, its share of the instructions is a third.
+template <typename Weights, size_t rows_at_once>
+struct Scales {
+  float values[rows_at_once][kHalves];
+
+  void load(const RowFormat& format, const uint8_t* const* rows, uint32_t first, uint32_t groups, const float* factors) {
+    if constexpr (Weights::halves != 0) {
+      const size_t at = Weights::row_bytes(format.d) + 2 * size_t{first} * Weights::halves;
+      for (size_t r = 0; r < rows_at_once; ++r) {
+        const float factor = factors == nullptr ? Weights::unit : factors[r] * Weights::unit;
+        if (groups * Weights::halves == kHalves) {
+          Simd::halves(rows[r] + at, factor, values[r]);
+        } else {
+          // What follows a row's last scale may not be memory.
+          for (uint32_t i = 0; i < groups * Weights::halves; ++i) {
+            values[r][i] = factor * Simd::half(rows[r] + at + 2 * i);
+          }
+        }
+      }
+    }
+  }
+
+  Simd::Vector scale(size_t row, uint32_t group) const { return Simd::broadcast(values[row][group * Weights::halves]); }
+  Simd::Vector minimum(size_t row, uint32_t group) const {
+    return Simd::broadcast(values[row][group * Weights::halves + 1]);
+  }
+};
+
 // Once per cache line of the rows ahead, as the same place of the current rows is reached.
 template <typename Weights, size_t rows_at_once>
-void fetch_ahead(const uint8_t* const* ahead, uint32_t at) {
-  if (ahead == nullptr || Weights::row_bytes(at) % 64 != 0) return;
-  for (size_t r = 0; r < rows_at_once; ++r) {
-    __builtin_prefetch(ahead[r] + Weights::row_bytes(at));
-    if constexpr (Weights::row_bytes(kBlock) > 64) __builtin_prefetch(ahead[r] + Weights::row_bytes(at) + 64);
+inline void fetch_ahead(bool wanted, const uint8_t* const* next, uint32_t at) {
+  if (!wanted || Weights::row_bytes(at) % 64 != 0) return;
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    __builtin_prefetch(next[r] + Weights::row_bytes(at));
+    if constexpr (Weights::row_bytes(kBlock) > 64) __builtin_prefetch(next[r] + Weights::row_bytes(at) + 64);
   }
 }
 
-template <typename Weights>
-Simd::Vector scale_of(const uint8_t* row, uint32_t d, uint32_t group) {
-  return Simd::broadcast_half(row + Weights::row_bytes(d) + 2 * size_t{group});
+template <typename Weights, size_t rows_at_once>
+void fetch_scales_ahead(const RowFormat& format, const uint8_t* const* ahead, uint32_t first) {
+  if (ahead == nullptr || Weights::halves == 0) return;
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    __builtin_prefetch(ahead[r] + Weights::row_bytes(format.d) + 2 * size_t{first} * Weights::halves);
+  }
 }
 
 template <typename Weights, size_t rows_at_once>
 void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x, float* out,
              const uint8_t* const* ahead) {
+  const uint8_t* row[rows_at_once];
+  const uint8_t* next[rows_at_once];
   Simd::Vector total[rows_at_once];
-  for (size_t r = 0; r < rows_at_once; ++r) total[r] = Simd::zero();
-  for (uint32_t at = 0; at < format.d; at += kBlock) {
-    fetch_ahead<Weights, rows_at_once>(ahead, at);
-    Simd::Vector input[kVectors];
-    for (uint32_t v = 0; v < kVectors; ++v) input[v] = Simd::load(x + at + v * Simd::lanes);
-    for (size_t r = 0; r < rows_at_once; ++r) {
-      Simd::Vector weights[kVectors];
-      Weights::decode(rows[r] + Weights::row_bytes(at), weights);
-      Simd::Vector block = Simd::multiply(weights[0], input[0]);
-      for (uint32_t v = 1; v < kVectors; ++v) block = Simd::multiply_add(weights[v], input[v], block);
-      if constexpr (Weights::scaled) {
-        total[r] = Simd::multiply_add(scale_of<Weights>(rows[r], format.d, at / format.group_size), block, total[r]);
-      } else {
-        total[r] = Simd::add(total[r], block);
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    row[r] = rows[r];
+    next[r] = ahead == nullptr ? rows[r] : ahead[r];
+    total[r] = Simd::zero();
+  }
+  Scales<Weights, rows_at_once> scales;
+  const Stretch<Weights> stretch(format);
+  for (uint32_t begin = 0; begin < format.d; begin += stretch.weights) {
+    const uint32_t end = format.d - begin < stretch.weights ? format.d : begin + stretch.weights;
+    fetch_scales_ahead<Weights, rows_at_once>(format, ahead, stretch.group(begin));
+    scales.load(format, rows, stretch.group(begin), stretch.group(end - begin), nullptr);
+    for (uint32_t at = begin; at < end; at += kBlock) {
+      fetch_ahead<Weights, rows_at_once>(ahead != nullptr, next, at);
+      Simd::Vector input[kVectors];
+      UNROLL for (uint32_t v = 0; v < kVectors; ++v) input[v] = Simd::load(x + at + v * Simd::lanes);
+      Simd::Vector input_sum = input[0];
+      if constexpr (Weights::halves == 2) {
+        UNROLL for (uint32_t v = 1; v < kVectors; ++v) input_sum = Simd::add(input_sum, input[v]);
+      }
+      const uint32_t group = stretch.group(at - begin);
+      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+        Simd::Vector weights[kVectors];
+        Weights::decode(row[r] + Weights::row_bytes(at), weights);
+        Simd::Vector block = Simd::multiply(weights[0], input[0]);
+        UNROLL for (uint32_t v = 1; v < kVectors; ++v) block = Simd::multiply_add(weights[v], input[v], block);
+        if constexpr (Weights::halves == 0) {
+          total[r] = Simd::add(total[r], block);
+        } else {
+          total[r] = Simd::multiply_add(scales.scale(r, group), block, total[r]);
+        }
+        if constexpr (Weights::halves == 2) {
+          total[r] = Simd::multiply_add(scales.minimum(r, group), input_sum, total[r]);
+        }
       }
     }
   }
-  for (size_t r = 0; r < rows_at_once; ++r) out[r] = Simd::sum(total[r]);
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = Simd::sum(total[r]);
 }
 
 template <typename Weights, size_t rows_at_once>
 void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const float* coefficients, float* y,
                    const uint8_t* const* ahead) {
+  const uint8_t* row[rows_at_once];
+  const uint8_t* next[rows_at_once];
   Simd::Vector factor[rows_at_once];
-  for (size_t r = 0; r < rows_at_once; ++r) factor[r] = Simd::broadcast(coefficients[r]);
-  for (uint32_t at = 0; at < format.d; at += kBlock) {
-    fetch_ahead<Weights, rows_at_once>(ahead, at);
-    Simd::Vector output[kVectors];
-    for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::load(y + at + v * Simd::lanes);
-    for (size_t r = 0; r < rows_at_once; ++r) {
-      Simd::Vector weights[kVectors];
-      Weights::decode(rows[r] + Weights::row_bytes(at), weights);
-      Simd::Vector scaled = factor[r];
-      if constexpr (Weights::scaled) {
-        scaled = Simd::multiply(scaled, scale_of<Weights>(rows[r], format.d, at / format.group_size));
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    row[r] = rows[r];
+    next[r] = ahead == nullptr ? rows[r] : ahead[r];
+    factor[r] = Simd::broadcast(coefficients[r]);
+  }
+  Scales<Weights, rows_at_once> scales;
+  const Stretch<Weights> stretch(format);
+  for (uint32_t begin = 0; begin < format.d; begin += stretch.weights) {
+    const uint32_t end = format.d - begin < stretch.weights ? format.d : begin + stretch.weights;
+    fetch_scales_ahead<Weights, rows_at_once>(format, ahead, stretch.group(begin));
+    scales.load(format, rows, stretch.group(begin), stretch.group(end - begin), coefficients);
+    for (uint32_t at = begin; at < end; at += kBlock) {
+      fetch_ahead<Weights, rows_at_once>(ahead != nullptr, next, at);
+      Simd::Vector output[kVectors];
+      UNROLL for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::load(y + at + v * Simd::lanes);
+      const uint32_t group = stretch.group(at - begin);
+      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+        Simd::Vector weights[kVectors];
+        Weights::decode(row[r] + Weights::row_bytes(at), weights);
+        if constexpr (Weights::halves != 0) factor[r] = scales.scale(r, group);
+        UNROLL for (uint32_t v = 0; v < kVectors; ++v) {
+          output[v] = Simd::multiply_add(factor[r], weights[v], output[v]);
+          if constexpr (Weights::halves == 2) output[v] = Simd::add(output[v], scales.minimum(r, group));
+        }
       }
-      for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::multiply_add(scaled, weights[v], output[v]);
+      UNROLL for (uint32_t v = 0; v < kVectors; ++v) Simd::store(y + at + v * Simd::lanes, output[v]);
     }
-    for (uint32_t v = 0; v < kVectors; ++v) Simd::store(y + at + v * Simd::lanes, output[v]);
   }
 }
 
@@ -103,23 +210,31 @@ void accumulate_by_count(const RowFormat& format, const uint8_t* const* rows, si
 void dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
              const uint8_t* const* ahead) {
   switch (format.dtype) {
+    case HH_FLASH_FP32:
+      return dots_by_count<Fp32>(format, rows, count, x, out, ahead);
     case HH_FLASH_FP16:
       return dots_by_count<Fp16>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT8:
       return dots_by_count<Int8>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4:
       return dots_by_count<Int4>(format, rows, count, x, out, ahead);
+    case HH_FLASH_INT4M:
+      return dots_by_count<Int4m>(format, rows, count, x, out, ahead);
   }
 }
 
 void accumulate(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
                 float* y, const uint8_t* const* ahead) {
   switch (format.dtype) {
+    case HH_FLASH_FP32:
+      return accumulate_by_count<Fp32>(format, rows, count, coefficients, y, ahead);
     case HH_FLASH_FP16:
       return accumulate_by_count<Fp16>(format, rows, count, coefficients, y, ahead);
     case HH_FLASH_INT8:
       return accumulate_by_count<Int8>(format, rows, count, coefficients, y, ahead);
     case HH_FLASH_INT4:
       return accumulate_by_count<Int4>(format, rows, count, coefficients, y, ahead);
+    case HH_FLASH_INT4M:
+      return accumulate_by_count<Int4m>(format, rows, count, coefficients, y, ahead);
   }
 }

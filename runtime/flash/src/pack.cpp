@@ -5,6 +5,8 @@
 #include <cstring>
 #include <utility>
 
+#include "model_weights.h"
+
 namespace handheld::flash {
 namespace {
 
@@ -52,49 +54,31 @@ void Pack::read_header() {
 }
 
 void Pack::read_tensors() {
-  const File file(folder_ + kResident, false);
-  if (file.size() != layout_.resident_bytes) {
-    fail(HH_FLASH_BAD_PACK, folder_ + kResident + " has " + std::to_string(file.size()) + " bytes and must have " +
-                                std::to_string(layout_.resident_bytes) + ". Fetch the pack again.");
-  }
-  std::vector<uint8_t> first(8);
-  if (file.size() < first.size()) fail(HH_FLASH_BAD_PACK, folder_ + kResident + " is truncated.");
-  file.read(0, first.data(), first.size());
-  std::vector<uint8_t> json(static_cast<size_t>(safetensors_header_bytes(first, file.size())));
-  file.read(8, json.data(), json.size());
-  const TensorTable tensors = parse_safetensors(json, file.size());
+  const ResidentFile file = resident();
   layers_.resize(layout_.layers.size());
-  for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) read_layer(tensors, layer);
+  for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) read_layer(file, layer);
 }
 
-const uint8_t* Pack::take(const TensorTable& tensors, const std::string& name, const char* dtype,
+const uint8_t* Pack::take(const ResidentFile& file, const std::string& name, const char* dtype,
                           const std::vector<uint64_t>& shape, bool required) {
-  const auto found = tensors.find(name);
-  if (found == tensors.end()) {
-    if (required) fail(HH_FLASH_BAD_PACK, folder_ + kResident + " lacks " + name + ".");
-    return nullptr;
-  }
-  const TensorEntry& tensor = found->second;
-  if (tensor.dtype != dtype || tensor.shape != shape) {
-    fail(HH_FLASH_BAD_PACK, folder_ + kResident + ": " + name + " is not of the dtype and shape that the header says.");
-  }
-  const File file(folder_ + kResident, false);
-  tensors_.push_back(allocate_aligned<uint8_t>(static_cast<size_t>(tensor.bytes)));
-  file.read(tensor.offset, tensors_.back().get(), static_cast<size_t>(tensor.bytes));
-  held_bytes_ += tensor.bytes;
+  const TensorEntry* tensor = file.find(name, dtype, shape, required);
+  if (tensor == nullptr) return nullptr;
+  tensors_.push_back(allocate_aligned<uint8_t>(static_cast<size_t>(tensor->bytes)));
+  file.read(*tensor, tensors_.back().get());
+  held_bytes_ += tensor->bytes;
   return tensors_.back().get();
 }
 
-void Pack::read_layer(const TensorTable& tensors, uint32_t layer) {
+void Pack::read_layer(const ResidentFile& file, uint32_t layer) {
   LayerTensors& out = layers_[layer];
   const std::string prefix = "flash." + std::to_string(layer) + ".";
   const uint64_t d_ff = layout_.d_ff;
   const uint64_t d_model = layout_.shape.d_model;
   const auto floats = [&](const char* name, uint64_t size, bool required) {
-    return reinterpret_cast<const float*>(take(tensors, prefix + name, "F32", {size}, required));
+    return reinterpret_cast<const float*>(take(file, prefix + name, "F32", {size}, required));
   };
   // Not negative, so that the bits of I32 are those of an id.
-  out.id_of = reinterpret_cast<const uint32_t*>(take(tensors, prefix + "order", "I32", {d_ff}, false));
+  out.id_of = reinterpret_cast<const uint32_t*>(take(file, prefix + "order", "I32", {d_ff}, false));
   if (out.id_of != nullptr) invert_order(layer);
   out.importance = floats("importance", d_ff, false);
   out.down_bias = floats("down_bias", d_model, layout_.down_bias);
@@ -106,10 +90,10 @@ void Pack::read_layer(const TensorTable& tensors, uint32_t layer) {
   }
   if (layout_.selector == HH_FLASH_SELECTOR_LOW_RANK) {
     const uint64_t rank = layout_.selector_size;
-    out.selector_a = take(tensors, prefix + "selector.a", "F16", {rank, d_model}, true);
-    out.selector_b = take(tensors, prefix + "selector.b", "F16", {d_ff, rank}, true);
+    out.selector_a = take(file, prefix + "selector.a", "F16", {rank, d_model}, true);
+    out.selector_b = take(file, prefix + "selector.b", "F16", {d_ff, rank}, true);
   } else if (layout_.selector == HH_FLASH_SELECTOR_TERNARY) {
-    out.selector_rows = take(tensors, prefix + "selector.rows", "U8", {d_ff, ternary_row_bytes(layout_)}, true);
+    out.selector_rows = take(file, prefix + "selector.rows", "U8", {d_ff, ternary_row_bytes(layout_)}, true);
   }
   selector_bytes_ += held_bytes_ - before;
 }
@@ -128,14 +112,26 @@ void Pack::invert_order(uint32_t layer) {
   held_bytes_ += uint64_t{layout_.d_ff} * sizeof(uint32_t);
 }
 
+std::shared_ptr<const ModelWeights> Pack::model_weights() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<const ModelWeights> weights = model_weights_.lock();
+  if (weights == nullptr) {
+    auto read = std::make_shared<ModelWeights>(*this);
+    read->read(*this);
+    weights = std::move(read);
+    model_weights_ = weights;
+  }
+  return weights;
+}
+
 void Pack::verify() const {
   const File bundles(folder_ + kBundles, false);
   for (size_t i = 0; i < layout_.layers.size(); ++i) {
     const LayerRecord& layer = layout_.layers[i];
     require_hash(bundles, layer.offset, layer.bytes, layer.sha256, folder_ + kBundles + ", layer " + std::to_string(i));
   }
-  const File resident(folder_ + kResident, false);
-  require_hash(resident, 0, layout_.resident_bytes, layout_.resident_sha256, folder_ + kResident);
+  const File resident_file(folder_ + kResident, false);
+  require_hash(resident_file, 0, layout_.resident_bytes, layout_.resident_sha256, folder_ + kResident);
 }
 
 }  // namespace handheld::flash

@@ -2,15 +2,19 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "file.h"
 #include "format.h"
 #include "memory.h"
-#include "safetensors.h"
+#include "resident.h"
 
 namespace handheld::flash {
+
+class ModelWeights;
 
 // Tensors of one layer, by position. Absent ones are null.
 struct LayerTensors {
@@ -32,7 +36,7 @@ struct LayerTensors {
 uint32_t ternary_part_bytes(const Layout& layout);
 uint32_t ternary_row_bytes(const Layout& layout);
 
-// Immutable once made, so it is shared by sessions and threads without locks.
+// Immutable once made, so it is shared by sessions and threads; the lock is for what models share.
 class Pack {
  public:
   // Reads the headers and the engine's tensors; no weights. Throws Error.
@@ -44,15 +48,19 @@ class Pack {
   uint64_t held_bytes() const { return held_bytes_; }
   uint64_t selector_bytes() const { return selector_bytes_; }
 
+  ResidentFile resident() const { return {folder_, layout_}; }
+  // The tensors of the whole model, read by the first that asks and held as long as someone does.
+  std::shared_ptr<const ModelWeights> model_weights() const;
+
   // Compares the SHA-256 of every layer and of resident.safetensors. Throws Error(HH_FLASH_BAD_PACK).
   void verify() const;
 
  private:
   void read_header();
   void read_tensors();
-  const uint8_t* take(const TensorTable& tensors, const std::string& name, const char* dtype,
+  const uint8_t* take(const ResidentFile& file, const std::string& name, const char* dtype,
                       const std::vector<uint64_t>& shape, bool required);
-  void read_layer(const TensorTable& tensors, uint32_t layer);
+  void read_layer(const ResidentFile& file, uint32_t layer);
   void invert_order(uint32_t layer);
 
   std::string folder_;
@@ -62,6 +70,9 @@ class Pack {
   std::vector<AlignedArray<uint8_t>> tensors_;
   uint64_t held_bytes_ = 0;
   uint64_t selector_bytes_ = 0;
+
+  mutable std::mutex mutex_;
+  mutable std::weak_ptr<const ModelWeights> model_weights_;
 };
 
 }  // namespace handheld::flash

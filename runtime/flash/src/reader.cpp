@@ -10,16 +10,16 @@ namespace handheld::flash {
 namespace {
 
 struct Range {
-  uint64_t first;
+  uint32_t first;
   uint32_t bytes;
 };
 
-// What to read of a bundle that starts at `offset`. The last part takes the bias along.
-Range wanted(const BundleShape& shape, uint64_t offset, uint8_t part) {
-  if (part == ReadJob::kWhole) return {offset, shape.content_bytes()};
+// What to read of a bundle, from its start. The last part takes the bias along.
+Range wanted(const BundleShape& shape, uint8_t part) {
+  if (part == ReadJob::kWhole) return {0, shape.content_bytes()};
   const uint32_t skip = part * shape.part_bytes();
   const bool last = part + 1u == shape.parts();
-  return {offset + skip, last ? shape.content_bytes() - skip : shape.part_bytes()};
+  return {skip, last ? shape.content_bytes() - skip : shape.part_bytes()};
 }
 
 size_t max_jobs(uint32_t neurons, const ReadPolicy& policy, const BundleShape& shape) {
@@ -43,6 +43,7 @@ void ReadBatch::begin(uint32_t layer, uint8_t* rows) {
   jobs_.clear();
   pieces_.clear();
   claimed_ = finished_ = end_ = 0;
+  awaited_ = {};
   failure_ = HH_FLASH_OK;
 }
 
@@ -58,10 +59,12 @@ void ReadBatch::plan(const Layout& layout, const ReadPolicy& policy) {
 
 void ReadBatch::plan_part(const Layout& layout, const ReadPolicy& policy, uint8_t part) {
   const size_t first_job = jobs_.size();
+  const Range range = wanted(layout.shape, part);
+  BundleOffsets offset_of(layout, layer_);
   for (size_t i = 0; i < pieces_.size(); ++i) {
-    const Range range = wanted(layout.shape, layout.bundle_offset(layer_, pieces_[i].position), part);
-    const uint64_t first = round_down(range.first, policy.alignment);
-    const uint64_t last = round_up(range.first + range.bytes, policy.alignment);
+    const uint64_t at = offset_of(pieces_[i].position) + range.first;
+    const uint64_t first = round_down(at, policy.alignment);
+    const uint64_t last = round_up(at + range.bytes, policy.alignment);
     if (policy.merge && part == ReadJob::kWhole && jobs_.size() > first_job) {
       ReadJob& job = jobs_.back();
       const uint64_t end = job.offset + job.bytes;
@@ -76,13 +79,17 @@ void ReadBatch::plan_part(const Layout& layout, const ReadPolicy& policy, uint8_
   }
 }
 
+bool ReadBatch::awaited_are_there() const {
+  return std::all_of(awaited_.begin(), awaited_.end(), [](const ReadJob& job) { return job.buffer != nullptr; });
+}
+
 ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t threads,
                        uint32_t chunk_bytes)
     : file_(file),
       layout_(layout),
       cancelled_(cancelled),
       buffers_(allocate_aligned<uint8_t>(size_t{threads} * chunk_bytes)) {
-  queue_.reserve(3);
+  queue_.reserve(4);  // a session's batches
   free_buffers_.reserve(threads);
   for (uint32_t i = 0; i < threads; ++i) free_buffers_.push_back(buffers_.get() + size_t{i} * chunk_bytes);
   workers_.reserve(threads);
@@ -114,11 +121,7 @@ void ReaderPool::submit(ReadBatch& batch, Priority priority) {
     const auto later = [&](const ReadBatch* waiting) { return waiting->priority_ > priority; };
     queue_.insert(std::find_if(queue_.begin(), queue_.end(), later), &batch);
   }
-  if (batch.jobs_.size() < workers_.size()) {
-    for (size_t i = 0; i < batch.jobs_.size(); ++i) work_.notify_one();
-  } else {
-    work_.notify_all();
-  }
+  work_.notify_one();
 }
 
 void ReaderPool::throw_failure(const ReadBatch& batch) const {
@@ -131,18 +134,21 @@ void ReaderPool::wait(ReadBatch& batch) {
   throw_failure(batch);
 }
 
-const uint8_t* ReaderPool::wait_for_job(ReadBatch& batch, size_t job) {
+void ReaderPool::wait_for(ReadBatch& batch, size_t first, size_t count) {
   std::unique_lock<std::mutex> lock(mutex_);
-  done_.wait(lock, [&] { return batch.failure_ != HH_FLASH_OK || batch.jobs_[job].buffer != nullptr; });
+  batch.awaited_ = Span<const ReadJob>(batch.jobs_).subspan(first, count);
+  done_.wait(lock, [&] { return batch.failure_ != HH_FLASH_OK || batch.awaited_are_there(); });
+  batch.awaited_ = {};
   throw_failure(batch);
-  return batch.jobs_[job].buffer;
 }
 
-void ReaderPool::release(ReadBatch& batch, size_t job) {
+void ReaderPool::release(ReadBatch& batch, size_t first, size_t count) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    free_buffers_.push_back(batch.jobs_[job].buffer);
-    batch.jobs_[job].buffer = nullptr;
+    for (size_t i = first; i < first + count; ++i) {
+      free_buffers_.push_back(batch.jobs_[i].buffer);
+      batch.jobs_[i].buffer = nullptr;
+    }
   }
   work_.notify_one();
 }
@@ -162,7 +168,7 @@ void ReaderPool::drain(ReadBatch& batch) noexcept {
     job.buffer = nullptr;
   }
   lock.unlock();
-  work_.notify_all();
+  work_.notify_one();
 }
 
 ReadCounters ReaderPool::counters() {
@@ -186,7 +192,10 @@ void ReaderPool::work() {
     if (batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
     uint8_t* const buffer = free_buffers_.back();
     free_buffers_.pop_back();
+    const bool more = !queue_.empty() && !free_buffers_.empty();
     lock.unlock();
+    // Each wakes the next, so that the thread that computes wakes one only.
+    if (more) work_.notify_one();
 
     hh_flash_status failure = HH_FLASH_OK;
     std::string message;
@@ -207,7 +216,7 @@ void ReaderPool::work() {
     if (failure == HH_FLASH_OK) {
       ++counters_.reads;
       counters_.bytes_read += job.bytes;
-      counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, 0, job.part).bytes;
+      counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, job.part).bytes;
       counters_.read_ns += elapsed;
     } else if (batch.failure_ == HH_FLASH_OK) {
       batch.failure_ = failure;
@@ -219,7 +228,8 @@ void ReaderPool::work() {
     } else {
       free_buffers_.push_back(buffer);
     }
-    if (batch.streams() || batch.finished_ == batch.end_) done_.notify_all();
+    const bool awaited = !batch.awaited_.empty() && (batch.failure_ != HH_FLASH_OK || batch.awaited_are_there());
+    if (awaited || batch.finished_ == batch.end_) done_.notify_all();
   }
 }
 
@@ -227,12 +237,13 @@ void ReaderPool::read(const ReadBatch& batch, const ReadJob& job, uint8_t* buffe
   if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled.");
   file_.read(job.offset, buffer, job.bytes);
   if (batch.streams()) return;
+  const Range range = wanted(layout_.shape, job.part);
+  BundleOffsets offset_of(layout_, batch.layer_);
   for (uint32_t i = job.first; i < job.first + job.count; ++i) {
     const Piece piece = batch.pieces_[i];
-    const uint64_t bundle = layout_.bundle_offset(batch.layer_, piece.position);
-    const Range range = wanted(layout_.shape, bundle, job.part);
+    const uint64_t from = offset_of(piece.position) + range.first - job.offset;
     uint8_t* const row = batch.rows_ + size_t{piece.row} * layout_.bundle_stride;
-    std::memcpy(row + (range.first - bundle), buffer + (range.first - job.offset), range.bytes);
+    std::memcpy(row + range.first, buffer + from, range.bytes);
   }
 }
 

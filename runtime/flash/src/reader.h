@@ -72,6 +72,7 @@ class ReadBatch {
   friend class ReaderPool;
 
   void plan_part(const Layout& layout, const ReadPolicy& policy, uint8_t part);
+  bool awaited_are_there() const;
 
   uint32_t layer_ = 0;
   uint8_t* rows_ = nullptr;
@@ -83,6 +84,7 @@ class ReadBatch {
   size_t claimed_ = 0;
   size_t finished_ = 0;
   size_t end_ = 0;  // jobs to claim; a failure brings it down to those that were
+  Span<const ReadJob> awaited_;  // streamed jobs that the caller waits for
   hh_flash_status failure_ = HH_FLASH_OK;
   std::string message_;
 };
@@ -110,9 +112,9 @@ class ReaderPool {
   // is under way any more.
   void wait(ReadBatch& batch);
 
-  // Until one job of a streamed batch is there. Throws Error when the batch failed.
-  const uint8_t* wait_for_job(ReadBatch& batch, size_t job);
-  void release(ReadBatch& batch, size_t job);
+  // Until some jobs of a streamed batch are there. Throws Error when the batch failed.
+  void wait_for(ReadBatch& batch, size_t first, size_t count);
+  void release(ReadBatch& batch, size_t first, size_t count);
 
   // Gives up what was not read, waits for what is under way and takes all buffers back. Safe in any state.
   void drain(ReadBatch& batch) noexcept;

@@ -4,98 +4,18 @@
 #include <array>
 #include <utility>
 
+#include "json.h"
+
 namespace handheld::flash {
 namespace {
 
 constexpr uint64_t kMaxHeaderBytes = 64u << 20;
 constexpr size_t kMaxRank = 8;
+constexpr const char* kFile = "resident.safetensors";
 
 [[noreturn]] void bad(const std::string& what) {
-  fail(HH_FLASH_BAD_PACK, "resident.safetensors: " + what + ". Pack the model again or fetch the pack again.");
+  bad_json(kFile, what);
 }
-
-// Reads the subset of JSON that a safetensors header consists of: objects of strings, lists of integers.
-class Reader {
- public:
-  explicit Reader(Bytes text) : at_(text.begin()), end_(text.end()) {}
-
-  void expect(char wanted) {
-    if (!accept(wanted)) bad(std::string("its header lacks a '") + wanted + "'");
-  }
-
-  bool accept(char wanted) {
-    skip_space();
-    if (at_ == end_ || *at_ != static_cast<uint8_t>(wanted)) return false;
-    ++at_;
-    return true;
-  }
-
-  void expect_end() {
-    skip_space();
-    if (at_ != end_) bad("its header goes on after its end");
-  }
-
-  // Names of tensors are plain text in practice; escapes other than of a quote or a backslash are refused.
-  std::string string() {
-    expect('"');
-    std::string text;
-    while (at_ != end_ && *at_ != '"') {
-      if (*at_ < 0x20) bad("its header holds a control character");
-      if (*at_ == '\\') {
-        ++at_;
-        if (at_ == end_ || (*at_ != '"' && *at_ != '\\' && *at_ != '/')) bad("its header holds an unknown escape");
-      }
-      text.push_back(static_cast<char>(*at_++));
-    }
-    if (at_ == end_) bad("its header ends within a string");
-    ++at_;
-    return text;
-  }
-
-  uint64_t integer() {
-    skip_space();
-    const uint8_t* first = at_;
-    uint64_t value = 0;
-    for (; at_ != end_ && *at_ >= '0' && *at_ <= '9'; ++at_) {
-      value = checked_add(checked_mul(value, 10), uint64_t{*at_} - '0');
-    }
-    if (at_ == first || (*first == '0' && at_ - first > 1)) bad("its header lacks an integer");
-    return value;
-  }
-
-  std::vector<uint64_t> integers() {
-    std::vector<uint64_t> values;
-    expect('[');
-    if (accept(']')) return values;
-    do {
-      if (values.size() == kMaxRank) bad("a tensor has too many dimensions");
-      values.push_back(integer());
-    } while (accept(','));
-    expect(']');
-    return values;
-  }
-
-  // Calls `member(key)` with the reader standing on each value.
-  template <typename Member>
-  void object(Member member) {
-    expect('{');
-    if (accept('}')) return;
-    do {
-      std::string key = string();
-      expect(':');
-      member(std::move(key));
-    } while (accept(','));
-    expect('}');
-  }
-
- private:
-  void skip_space() {
-    while (at_ != end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\r' || *at_ == '\t')) ++at_;
-  }
-
-  const uint8_t* at_;
-  const uint8_t* end_;
-};
 
 uint64_t element_bytes(const std::string& dtype) {
   constexpr std::array<std::pair<const char*, uint64_t>, 12> kSizes{{{"BOOL", 1},
@@ -116,7 +36,7 @@ uint64_t element_bytes(const std::string& dtype) {
   bad("unknown dtype " + dtype);
 }
 
-TensorEntry entry(Reader& reader, const std::string& name, uint64_t data_start, uint64_t data_bytes) {
+TensorEntry entry(JsonReader& reader, const std::string& name, uint64_t data_start, uint64_t data_bytes) {
   TensorEntry tensor;
   std::vector<uint64_t> range;
   unsigned seen = 0;
@@ -125,8 +45,8 @@ TensorEntry entry(Reader& reader, const std::string& name, uint64_t data_start, 
     if (bit == 0 || (seen & bit) != 0) bad(name + " has an unknown or repeated key " + key);
     seen |= bit;
     if (bit == 1) tensor.dtype = reader.string();
-    if (bit == 2) tensor.shape = reader.integers();
-    if (bit == 4) range = reader.integers();
+    if (bit == 2) tensor.shape = reader.integers(kMaxRank);
+    if (bit == 4) range = reader.integers(kMaxRank);
   });
   if (seen != 7 || range.size() != 2) bad(name + " lacks its dtype, shape or offsets");
   uint64_t bytes = element_bytes(tensor.dtype);
@@ -166,7 +86,7 @@ TensorTable parse_safetensors(Bytes json, uint64_t file_bytes) {
   const uint64_t data_start = 8 + json.size();
   const uint64_t data_bytes = file_bytes - data_start;
   TensorTable tensors;
-  Reader reader(json);
+  JsonReader reader(json, kFile);
   bool metadata = false;
   reader.object([&](const std::string& name) {
     if (name == "__metadata__") {

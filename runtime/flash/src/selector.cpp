@@ -20,17 +20,6 @@ Part part_of(uint32_t count, uint32_t thread, uint32_t threads) {
           static_cast<uint32_t>(uint64_t{count} * (thread + 1) / threads)};
 }
 
-// out[i] = fp16 row i . x, for the rows of one thread.
-void half_rows(const Kernels& kernels, const uint8_t* rows, uint32_t d, const float* x, Part part, float* out) {
-  const RowFormat format{HH_FLASH_FP16, d, 0};
-  for (uint32_t i = part.first; i < part.last; i += kRowsAtOnce) {
-    const size_t some = std::min<size_t>(kRowsAtOnce, part.last - i);
-    const uint8_t* block[kRowsAtOnce];
-    for (size_t r = 0; r < some; ++r) block[r] = rows + (i + r) * 2 * d;
-    kernels.dots(format, block, some, x, out + i, nullptr);
-  }
-}
-
 }  // namespace
 
 Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share)
@@ -86,13 +75,15 @@ float Selector::cut(const LayerTensors& tensors) {
 void Selector::score_low_rank(const LayerTensors& tensors, const float* x) {
   const Layout& layout = pack_.layout();
   const uint32_t rank = layout.selector_size;
+  const RowFormat a{HH_FLASH_FP16, layout.shape.d_model, 0};
+  const RowFormat b{HH_FLASH_FP16, rank, 0};
   pool_.run([&](uint32_t thread) {
-    half_rows(kernels_, tensors.selector_a, layout.shape.d_model, x, part_of(rank, thread, pool_.threads()),
-              hidden_.data());
+    const Part part = part_of(rank, thread, pool_.threads());
+    multiply_rows(kernels_, a, tensors.selector_a, part.first, part.last, x, hidden_.data());
   });
   pool_.run([&](uint32_t thread) {
     const Part part = part_of(layout.d_ff, thread, pool_.threads());
-    half_rows(kernels_, tensors.selector_b, rank, hidden_.data(), part, scores_.data());
+    multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, hidden_.data(), scores_.data());
     if (tensors.selector_bias == nullptr) return;
     for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
   });

@@ -14,8 +14,19 @@ constexpr uint8_t kIdle = 0;
 constexpr uint8_t kSelected = 1;
 constexpr uint8_t kLoading = 2;  // selected, and its row is being read
 
-// Less work than this is done sooner than a fork takes.
-constexpr size_t kForkBytes = 16 * 1024;
+// Calls visit(position) for every mark that is not kIdle. Most are idle, so eight are looked at together.
+template <typename Visit>
+void for_each_marked(Span<const uint8_t> marks, Visit visit) {
+  for (size_t first = 0; first < marks.size(); first += 8) {
+    const size_t last = std::min(marks.size(), first + 8);
+    uint64_t eight = 0;
+    std::memcpy(&eight, marks.data() + first, last - first);
+    if (eight == 0) continue;
+    for (size_t position = first; position < last; ++position) {
+      if (marks[position] != kIdle) visit(static_cast<uint32_t>(position));
+    }
+  }
+}
 
 Budget affordable_budget(const Pack& pack, const Options& options) {
   Budget budget(pack, options);
@@ -40,21 +51,21 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
   size_t rows = 0;
   for (const uint32_t capacity : capacities) rows += capacity;
-  rows_ = allocate_aligned<uint8_t>(rows * layout_.bundle_stride);
+  rows_ = allocate_large<uint8_t>(rows * layout_.bundle_stride);
   tables_.reserve(capacities.size());
   uint8_t* at = rows_.get();
   for (const uint32_t capacity : capacities) {
     tables_.emplace_back(layout_.d_ff, capacity, layout_.bundle_stride, at);
     at += size_t{capacity} * layout_.bundle_stride;
   }
-  for (ReadBatch* batch : {&loads_, &streams_, &prefetches_}) {
+  for (ReadBatch* batch : {&loads_, streams_, ahead_, &prefetches_}) {
     batch->reserve(layout_.d_ff, budget_.policy, layout_.shape);
   }
   marks_.resize(layout_.d_ff);
   active_.resize(layout_.d_ff);
   overflow_.reserve(layout_.d_ff);
-  bundles_.reserve(layout_.d_ff);
-  positions_.reserve(layout_.d_ff);
+  bundles_.resize(layout_.d_ff);
+  positions_.resize(layout_.d_ff);
   partial_ = allocate_aligned<float>(size_t{options.compute_threads} * layout_.shape.d_model);
   read_pinned();
   reset();
@@ -62,6 +73,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
 
 Session::~Session() {
   cancel();
+  drop_ahead();
   if (prefetching_) reader_.drain(prefetches_);
 }
 
@@ -80,8 +92,13 @@ void Session::read_pinned() {
   peak_rows_ = row_count_;
 }
 
+void Session::require_not_cancelled() const {
+  if (cancelled_) fail(HH_FLASH_CANCELLED, "This was cancelled. hh_flash_session_resume or hh_flash_model_resume takes "
+                                           "that back.");
+}
+
 void Session::require_usable(uint32_t layer) const {
-  if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled. hh_flash_session_resume takes that back.");
+  require_not_cancelled();
   if (layer >= layout_.layer_count()) {
     fail(HH_FLASH_INVALID_ARGUMENT, "There is no layer " + std::to_string(layer) + ": the pack has " +
                                         std::to_string(layout_.layer_count()) + ".");
@@ -89,8 +106,10 @@ void Session::require_usable(uint32_t layer) const {
 }
 
 void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons,
-                           bool use_selector, float* y) {
+                           bool use_selector, float* y, uint32_t next) {
   require_usable(layer);
+  // Buffers that hold what nobody will ask for would be missing elsewhere.
+  if (mode == HH_FLASH_SELECTED || ahead_->layer() != layer) drop_ahead();
   if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
   x_ = x;
   begin_output();
@@ -98,7 +117,7 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
     mark(layer, x, neurons, use_selector);
     run_selected(layer);
   } else {
-    run_all(layer, mode == HH_FLASH_EXACT);
+    run_all(layer, mode == HH_FLASH_EXACT, next);
   }
   finish_output(layer, y);
   ++counters_.layers_computed;
@@ -129,8 +148,7 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
   batch.begin(layer, table.row(0));
   overflow_.clear();
   if (options_.window_tokens == 0) table.expire(token, 0);
-  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
-    if (marks_[position] == kIdle) continue;
+  for_each_marked(marks_, [&](uint32_t position) {
     ++counters_.neurons_selected;
     const uint32_t row = table.row_of(position);
     if (row == Table::kNone) {
@@ -139,7 +157,7 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
       ++counters_.cache_hits;
       table.touch(row, token);
     }
-  }
+  });
   // Only now, as a neuron selected by this token must not lose its row to another of the same token.
   size_t kept = 0;
   for (const uint32_t position : overflow_) {
@@ -164,120 +182,194 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
 void Session::run_selected(uint32_t layer) {
   Table& table = tables_[layer];
   admit_marked(layer, ++tokens_[layer], loads_);
-  streams_.begin(layer, nullptr);
-  for (const uint32_t position : overflow_) streams_.add({position, 0});
-  streams_.plan(layout_, budget_.policy);
-  reader_.submit(loads_, Priority::kLoad);
-  reader_.submit(streams_, Priority::kStream);
+  streams_->begin(layer, nullptr);
+  for (const uint32_t position : overflow_) streams_->add({position, 0});
+  streams_->plan(layout_, budget_.policy);
+  submit(loads_, Priority::kLoad);
+  submit(*streams_, Priority::kStream);
   try {
     load_and_compute(table);
     stream_and_compute(layer, false);
   } catch (...) {
     undo(loads_);
-    reader_.drain(streams_);
+    reader_.drain(*streams_);
     throw;
   }
+}
+
+// Threads fill their own parts of the list: a list that one thread wrote would travel between caches.
+template <typename Fill>
+void Session::compute(size_t count, Fill fill, const float* threshold, const float* importance) {
+  if (count == 0) return;
+  const Stopwatch stopwatch(counters_.compute_ns);
+  const uint32_t d_model = layout_.shape.d_model;
+  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
+    fill(first, last);
+    Activity activity{};
+    if (threshold != nullptr) {
+      std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+      activity = {*threshold, importance, positions_.data() + first, active_.data() + first};
+    }
+    compute_bundles(layout_.shape, kernels_, x_, bundles_.data() + first, last - first,
+                    threshold == nullptr ? nullptr : &activity, partial_.get() + size_t{thread} * d_model);
+  };
+  if (count * layout_.bundle_stride < kForkBytes) {
+    compute_part(0, count, 0);
+  } else {
+    const size_t threads = compute_.threads();
+    compute_.run([&](uint32_t thread) { compute_part(count * thread / threads, count * (thread + 1) / threads, thread); });
+  }
+  counters_.neurons_computed += count;
+}
+
+// In exact mode, active_ tells which counted.
+template <typename Fill>
+void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
+  const float* threshold = exact ? &layout_.layers[layer].threshold : nullptr;
+  compute(count, fill, threshold, pack_->layer(layer).importance);
 }
 
 // Computes what is resident while the rest is being read, then the rest.
 void Session::load_and_compute(Table& table) {
   const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
-  bundles_.clear();
-  for (uint32_t row = 0; row < table.count(); ++row) {
-    const uint8_t mark = marks_[table.position_of(row)];
-    if (mark == kSelected || (mark == kIdle && all)) bundles_.push_back(table.row(row));
+  size_t count = 0;
+  if (all) {
+    for (uint32_t row = 0; row < table.count(); ++row) {
+      if (marks_[table.position_of(row)] != kLoading) bundles_[count++] = table.row(row);
+    }
+  } else {
+    for_each_marked(marks_, [&](uint32_t position) {
+      const uint32_t row = table.row_of(position);
+      if (marks_[position] == kSelected && row != Table::kNone) bundles_[count++] = table.row(row);
+    });
   }
-  compute(bundles_, nullptr);
+  compute(count, [](size_t, size_t) {});
   {
     const Stopwatch stopwatch(counters_.wait_ns);
     reader_.wait(loads_);
   }
-  bundles_.clear();
-  for (const Piece& piece : loads_.pieces()) bundles_.push_back(table.row(piece.row));
-  compute(bundles_, nullptr);
+  compute(loads_.pieces().size(), [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) bundles_[i] = table.row(loads_.pieces()[i].row);
+  });
 }
 
-void Session::run_all(uint32_t layer, bool exact) {
+void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
   Table& table = tables_[layer];
   const uint64_t token = ++tokens_[layer];
   const uint32_t resident = table.count();
-  bundles_.clear();
-  positions_.clear();
-  streams_.begin(layer, nullptr);
-  for (uint32_t row = 0; row < resident; ++row) {
-    bundles_.push_back(table.row(row));
-    positions_.push_back(table.position_of(row));
-  }
-  if (resident < layout_.d_ff) {
-    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
-      if (table.row_of(position) == Table::kNone) streams_.add({position, 0});
-    }
-  }
-  streams_.plan(layout_, budget_.policy);
+  begin_stream(layer);
+  if (next != kNoLayer && next != layer) stream_ahead(next);
   counters_.neurons_selected += layout_.d_ff;
   counters_.cache_hits += resident;
-  reader_.submit(streams_, Priority::kStream);
+  const auto rows = [&](size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      bundles_[i] = table.row(static_cast<uint32_t>(i));
+      positions_[i] = table.position_of(static_cast<uint32_t>(i));
+    }
+  };
   try {
-    if (exact) {
-      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
-                              active_.data()};
-      compute(bundles_, &activity);
-      for (uint32_t row = 0; row < resident; ++row) {
-        if (active_[row] != 0) table.touch(row, token);
-      }
-    } else {
-      compute(bundles_, nullptr);
+    compute_all(layer, exact, resident, rows);
+    for (uint32_t row = 0; exact && row < resident; ++row) {
+      if (active_[row] != 0) table.touch(row, token);
     }
     stream_and_compute(layer, exact);
   } catch (...) {
-    reader_.drain(streams_);
+    reader_.drain(*streams_);
     throw;
   }
-  if (exact) {
-    const uint32_t before = table.count();
-    table.expire(token, options_.window_tokens);
-    note_rows(before, table.count());
+  if (!exact) return;
+  const uint32_t before = table.count();
+  table.expire(token, options_.window_tokens);
+  note_rows(before, table.count());
+}
+
+// Waking threads that read is part of what reads cost.
+void Session::submit(ReadBatch& batch, Priority priority) {
+  const Stopwatch stopwatch(counters_.wait_ns);
+  reader_.submit(batch, priority);
+}
+
+void Session::plan_stream(uint32_t layer, ReadBatch& batch) {
+  const Stopwatch stopwatch(counters_.table_ns);
+  const Table& table = tables_[layer];
+  batch.begin(layer, nullptr);
+  if (table.count() < layout_.d_ff) {
+    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+      if (table.row_of(position) == Table::kNone) batch.add({position, 0});
+    }
   }
+  batch.plan(layout_, budget_.policy);
+}
+
+// What is not resident, unless it is being read already.
+void Session::begin_stream(uint32_t layer) {
+  if (streaming_ahead_) {
+    streaming_ahead_ = false;
+    std::swap(streams_, ahead_);
+    return;
+  }
+  plan_stream(layer, *streams_);
+  submit(*streams_, Priority::kStream);
+}
+
+// A layer's table changes only when that layer is computed, so what it will stream is known. It is read after what is
+// streamed now, which therefore never waits for the buffers that it holds.
+void Session::stream_ahead(uint32_t layer) {
+  // A prefetch that fails takes its rows back, and the plan would lack them.
+  if (prefetching_ && prefetches_.layer() == layer) return;
+  plan_stream(layer, *ahead_);
+  counters_.prefetched += ahead_->pieces().size();
+  streaming_ahead_ = true;
+  submit(*ahead_, Priority::kPrefetch);
+}
+
+void Session::drop_ahead() {
+  if (!streaming_ahead_) return;
+  streaming_ahead_ = false;
+  reader_.drain(*ahead_);
 }
 
 // Half of the buffers are computed from while the other half is read into; always the same number, so that the order
 // of additions, and with it the result, does not depend on timing.
 void Session::stream_and_compute(uint32_t layer, bool exact) {
   const size_t step = std::max<size_t>(1, reader_.threads() / 2);
-  const size_t jobs = streams_.jobs().size();
-  for (size_t first = 0; first < jobs; first += step) {
-    const size_t last = std::min(jobs, first + step);
-    bundles_.clear();
-    positions_.clear();
-    for (size_t j = first; j < last; ++j) {
+  const size_t all = streams_->jobs().size();
+  for (size_t first = 0; first < all; first += step) {
+    const Span<const ReadJob> jobs = streams_->jobs().subspan(first, std::min(step, all - first));
+    {
       const Stopwatch stopwatch(counters_.wait_ns);
-      const uint8_t* buffer = reader_.wait_for_job(streams_, j);
-      const ReadJob& job = streams_.jobs()[j];
-      for (const Piece& piece : streams_.pieces().subspan(job.first, job.count)) {
-        bundles_.push_back(buffer + (layout_.bundle_offset(layer, piece.position) - job.offset));
-        positions_.push_back(piece.position);
-      }
+      reader_.wait_for(*streams_, first, jobs.size());
     }
-    counters_.neurons_streamed += bundles_.size();
-    if (exact) {
-      const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance, positions_.data(),
-                              active_.data()};
-      compute(bundles_, &activity);
-      keep_active(layer);
-    } else {
-      compute(bundles_, nullptr);
+    const size_t count = jobs[jobs.size() - 1].first + jobs[jobs.size() - 1].count - jobs[0].first;
+    counters_.neurons_streamed += count;
+    compute_all(layer, exact, count, [&](size_t from, size_t to) { take_streamed(layer, jobs, from, to); });
+    if (exact) keep_active(layer, count);
+    const Stopwatch stopwatch(counters_.wait_ns);
+    reader_.release(*streams_, first, jobs.size());
+  }
+}
+
+// Bundles from .. to of those that the jobs have read, which follow each other.
+void Session::take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to) {
+  BundleOffsets offset_of(layout_, layer);
+  const size_t skipped = jobs[0].first;
+  for (const ReadJob& job : jobs) {
+    const size_t last = std::min(to, job.first + job.count - skipped);
+    for (size_t i = std::max(from, job.first - skipped); i < last; ++i) {
+      const uint32_t position = streams_->pieces()[skipped + i].position;
+      bundles_[i] = job.buffer + (offset_of(position) - job.offset);
+      positions_[i] = position;
     }
-    for (size_t j = first; j < last; ++j) reader_.release(streams_, j);
   }
 }
 
 // Copies the streamed neurons that counted into the table, for the tokens to come.
-void Session::keep_active(uint32_t layer) {
+void Session::keep_active(uint32_t layer, size_t count) {
   if (options_.window_tokens == 0) return;
   const Stopwatch stopwatch(counters_.table_ns);
   Table& table = tables_[layer];
   const uint32_t before = table.count();
-  for (size_t i = 0; i < bundles_.size(); ++i) {
+  for (size_t i = 0; i < count; ++i) {
     if (active_[i] == 0) continue;
     const uint32_t row = table.admit(positions_[i], tokens_[layer], options_.window_tokens);
     if (row == Table::kNone) break;
@@ -290,30 +382,6 @@ void Session::keep_active(uint32_t layer) {
 void Session::note_rows(uint32_t before, uint32_t after) {
   row_count_ = row_count_ - before + after;
   peak_rows_ = std::max(peak_rows_, row_count_);
-}
-
-void Session::compute(Span<const uint8_t* const> bundles, const Activity* activity) {
-  if (activity != nullptr) std::fill_n(activity->active, bundles.size(), uint8_t{0});
-  if (bundles.empty()) return;
-  const Stopwatch stopwatch(counters_.compute_ns);
-  const uint32_t d_model = layout_.shape.d_model;
-  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
-    Activity part{};
-    if (activity != nullptr) {
-      part = {activity->threshold, activity->importance, activity->positions + first, activity->active + first};
-    }
-    compute_bundles(layout_.shape, kernels_, x_, bundles.data() + first, last - first,
-                    activity == nullptr ? nullptr : &part, partial_.get() + size_t{thread} * d_model);
-  };
-  if (bundles.size() * layout_.bundle_stride < kForkBytes) {
-    compute_part(0, bundles.size(), 0);
-  } else {
-    const size_t threads = compute_.threads();
-    compute_.run([&](uint32_t thread) {
-      compute_part(bundles.size() * thread / threads, bundles.size() * (thread + 1) / threads, thread);
-    });
-  }
-  counters_.neurons_computed += bundles.size();
 }
 
 void Session::begin_output() {
@@ -334,12 +402,13 @@ void Session::finish_output(uint32_t layer, float* y) {
 
 void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
   require_usable(layer);
+  drop_ahead();
   if (prefetching_) finish_prefetch();
   mark(layer, x, neurons, use_selector);
   admit_marked(layer, tokens_[layer] + 1, prefetches_);
   counters_.prefetched += prefetches_.pieces().size();
   prefetching_ = !prefetches_.pieces().empty();
-  reader_.submit(prefetches_, Priority::kPrefetch);
+  submit(prefetches_, Priority::kPrefetch);
 }
 
 void Session::finish_prefetch() {
@@ -385,7 +454,14 @@ void Session::put_id(uint32_t layer, uint32_t position, size_t index, Span<uint3
   if (index < ids.size()) ids[index] = pack_->layer(layer).id(position);
 }
 
+// Reads that the cancellation ended are not to fail what comes now.
+void Session::resume() {
+  drop_ahead();
+  cancelled_ = false;
+}
+
 void Session::reset() {
+  drop_ahead();
   if (prefetching_) {
     prefetching_ = false;
     undo(prefetches_);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "compute_pool.h"
@@ -27,11 +28,17 @@ struct Budget {
 
   // Throws Error(HH_FLASH_BUDGET) when `bytes` is below the floor.
   void require(uint64_t bytes) const;
+  // What the floor is made of, for messages.
+  std::string parts() const;
   // Table rows of each layer under a budget of `bytes`, at most d_ff.
   std::vector<uint32_t> rows_per_layer(uint64_t bytes) const;
 
   ReadPolicy policy;
-  uint64_t fixed_bytes = 0;  // buffers, bookkeeping, selectors
+  uint64_t buffer_bytes = 0;       // of readers
+  uint64_t tensor_bytes = 0;       // selectors and other tensors of the engine
+  uint64_t bookkeeping_bytes = 0;
+  uint64_t pinned_bytes = 0;
+  uint64_t fixed_bytes = 0;  // all of these but the pinned rows
   uint64_t row_bytes = 0;    // a table row with its bookkeeping
   uint64_t floor_bytes = 0;
 
@@ -42,19 +49,28 @@ struct Budget {
 
 class Session {
  public:
+  static constexpr uint32_t kNoLayer = UINT32_MAX;
+
   Session(std::shared_ptr<const Pack> pack, const Options& options);
   ~Session();
 
+  // `next`: the layer that is computed after this one, in the same mode. Dense and exact mode then begin to read what
+  // it will stream as soon as readers are free. kNoLayer: not known.
   void feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons, bool use_selector,
-                    float* y);
+                    float* y, uint32_t next = kNoLayer);
   void prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
   // The whole number; writes at most ids.size().
   size_t select(uint32_t layer, const float* x, Span<uint32_t> ids);
   size_t resident(uint32_t layer, Span<uint32_t> ids);
   void cancel() { cancelled_ = true; }
-  void resume() { cancelled_ = false; }
+  void resume();
   void reset();
   hh_flash_stats stats();
+
+  // What a whole model shares with the session it computes its feed-forward layers with.
+  void require_not_cancelled() const;
+  const Kernels& kernels() const { return kernels_; }
+  ComputePool& pool() { return compute_; }
 
  private:
   struct Counters {
@@ -68,14 +84,24 @@ class Session {
   void admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch);
   void finish_prefetch();
   void undo(ReadBatch& batch) noexcept;
+  void submit(ReadBatch& batch, Priority priority);
 
   void run_selected(uint32_t layer);
-  void run_all(uint32_t layer, bool exact);
+  void run_all(uint32_t layer, bool exact, uint32_t next);
+  void plan_stream(uint32_t layer, ReadBatch& batch);
+  void begin_stream(uint32_t layer);
+  void stream_ahead(uint32_t layer);
+  void drop_ahead();
   void load_and_compute(Table& table);
   void stream_and_compute(uint32_t layer, bool exact);
-  void keep_active(uint32_t layer);
+  void take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to);
+  void keep_active(uint32_t layer, size_t count);
   void note_rows(uint32_t before, uint32_t after);
-  void compute(Span<const uint8_t* const> bundles, const Activity* activity);
+  // fill(first, last) sets those of bundles_ and positions_. Without a threshold every bundle counts.
+  template <typename Fill>
+  void compute(size_t count, Fill fill, const float* threshold = nullptr, const float* importance = nullptr);
+  template <typename Fill>
+  void compute_all(uint32_t layer, bool exact, size_t count, Fill fill);
   void begin_output();
   void finish_output(uint32_t layer, float* y);
   void put_id(uint32_t layer, uint32_t position, size_t index, Span<uint32_t> ids) const;
@@ -94,7 +120,10 @@ class Session {
   Selector selector_;
 
   ReadBatch loads_;
-  ReadBatch streams_;
+  ReadBatch stream_batches_[2];
+  ReadBatch* streams_ = &stream_batches_[0];
+  ReadBatch* ahead_ = &stream_batches_[1];  // what the next layer will stream
+  bool streaming_ahead_ = false;
   ReadBatch prefetches_;
   bool prefetching_ = false;
 

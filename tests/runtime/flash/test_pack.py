@@ -26,8 +26,8 @@ from handheld.runtime.flash import (
     SessionOptions,
     open_pack,
 )
-from handheld.runtime.flash.layout import PAGE_BYTES, Groups
-from handheld.runtime.flash.quantise import decode_rows, decode_ternary, encode_rows, encode_ternary
+from handheld.runtime.flash.layout import DTYPES, PAGE_BYTES, Groups
+from handheld.runtime.flash.quantise import decode_rows, decode_ternary, encode_rows, encode_ternary, join_int4m
 
 from .conftest import Model, make_layer
 
@@ -76,6 +76,34 @@ def test_rows_come_back_within_a_step(dtype: str, group: int, steps: int, worst:
     assert (back[3] == 0).all()
 
 
+def test_fp32_rows_come_back_to_the_bit() -> None:
+    rows = np.random.default_rng(1).standard_normal((7, 64)).astype(np.float32)
+    np.testing.assert_array_equal(decode_rows(encode_rows(rows, "fp32", 32), "fp32", 64, 32), rows)
+
+
+@pytest.mark.parametrize("group", [32, 128])
+def test_int4m_rows_come_back_within_half_a_step_of_their_range(group: int) -> None:
+    rows = (np.random.default_rng(1).standard_normal((7, 256)) + 2).astype(np.float32)
+    rows[3] = 0
+    rows[4, :] = -0.3
+    back = decode_rows(encode_rows(rows, "int4m", group), "int4m", 256, group)
+    groups = rows.reshape(7, -1, group)
+    span = np.ptp(groups, axis=2).repeat(group, axis=1)
+    least = np.abs(groups.min(axis=2)).repeat(group, axis=1)
+    # fp16 scales and minimums are off by up to 2^-11 of themselves, the scale once for each step.
+    assert (np.abs(back - rows) <= span / 15 * (0.5 + 15 / 2048) + least / 1024).all()
+    assert (back[3] == 0).all()
+
+
+def test_int4m_holds_what_is_quantised_already_without_loss() -> None:
+    rng = np.random.default_rng(2)
+    codes = rng.integers(3, 12, (5, 64), dtype=np.uint8)  # the ends are not used: encoding the values would lose
+    scales, minimums = rng.random((2, 5, 2), dtype=np.float32).astype(np.float16)
+    back = decode_rows(join_int4m(codes, scales, minimums), "int4m", 64, 32)
+    expected = codes * scales.astype(np.float32).repeat(32, axis=1) + minimums.astype(np.float32).repeat(32, axis=1)
+    np.testing.assert_array_equal(back, expected)
+
+
 def test_ternary_rows_keep_signs_and_drop_small_weights() -> None:
     rows = np.random.default_rng(1).standard_normal((5, 128)).astype(np.float32)
     back = decode_ternary(encode_ternary(rows, 64), 128, 64)
@@ -84,9 +112,12 @@ def test_ternary_rows_keep_signs_and_drop_small_weights() -> None:
     assert np.abs(rows[back == 0]).max() < np.abs(rows[back != 0]).max()
 
 
-@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e9])
-def test_weights_that_cannot_be_stored_are_refused(bad: float, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "bad"),
+    [(dtype, bad) for dtype in DTYPES for bad in (np.nan, np.inf)]
+    + [(dtype, 1e9) for dtype in DTYPES if dtype != "fp32"],
+)
+def test_weights_that_cannot_be_stored_are_refused(dtype: str, bad: float) -> None:
     rows = np.ones((2, 64), np.float32)
     rows[1, 3] = bad
     with pytest.raises(RuntimeFailure, match=r"NaN|too large"):
@@ -94,7 +125,7 @@ def test_weights_that_cannot_be_stored_are_refused(bad: float, dtype: str) -> No
 
 
 @settings(deadline=None, max_examples=200)
-@given(d_model=st.integers(1, 300), dtype=st.sampled_from(["fp16", "int8", "int4"]), gated=st.booleans())
+@given(d_model=st.integers(1, 300), dtype=st.sampled_from(list(DTYPES)), gated=st.booleans())
 def test_groups_hold_whole_bundles_on_whole_pages(d_model: int, dtype: str, gated: bool) -> None:
     spec = PackSpec(layers=1, d_model=32 * d_model, d_ff=8, dtype=dtype, gated=gated)
     groups = Groups.of(spec)

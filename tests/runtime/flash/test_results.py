@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from handheld.runtime.flash import UNLIMITED, FlashError, Session, SessionOptions, open_pack
+from handheld.runtime.flash.layout import DTYPES
 
 from .conftest import Model
 
@@ -36,7 +37,7 @@ def open_session(model: Model, rows: int | None = None, **options: Any) -> Sessi
 
 @pytest.mark.parametrize("rows", [0, 30, None])
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_modes_equal_numpy_within_any_budget(
     make_model: Callable[..., Model], dtype: str, kind: str, rows: int | None
 ) -> None:
@@ -55,7 +56,7 @@ def test_modes_equal_numpy_within_any_budget(
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("dtype", ["fp16", "int8", "int4"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_instruction_set_equals_numpy(make_model: Callable[..., Model], dtype: str, kernels: str) -> None:
     model = make_model(dtype=dtype, d_model=256, d_ff=37, group_size=64)
     try:

@@ -1,6 +1,6 @@
 /*
- * The flash engine's C interface: feed-forward layers of a language model computed from a pack on storage, within a
- * memory budget. Swift, JNI, an ONNX Runtime op or an ExecuTorch kernel use this header as it is.
+ * The flash engine's C interface: feed-forward layers of a language model, or a whole model, computed from a pack on
+ * storage, within a memory budget. Swift, JNI, an ONNX Runtime op or an ExecuTorch kernel use this header as it is.
  *
  *   hh_flash_pack* pack = NULL;
  *   hh_flash_session* session = NULL;
@@ -19,12 +19,12 @@
  * otherwise. Nothing aborts, throws across this boundary, reads the environment or prints.
  *
  * Ownership: what an `_open` gives is closed once by the matching `_close`; closing NULL does nothing. A session
- * keeps what it needs of its pack, so the two may be closed in either order. Pointers passed in are only read (or,
+ * or model keeps what it needs of its pack, so the two may be closed in either order. Pointers passed in are only read (or,
  * for outputs, written) during the call.
  *
- * Threads: a pack may be used from any number of threads at once. A session serves one call at a time, from any
- * thread; only hh_flash_session_cancel may be called while another call on the same session runs. Closing must not
- * overlap any other call on that handle. There is no global mutable state.
+ * Threads: a pack may be used from any number of threads at once. A session or model serves one call at a time, from any
+ * thread; only its _cancel may be called while another call on the same handle runs. Closing must not overlap any
+ * other call on that handle. There is no global mutable state.
  */
 #ifndef HANDHELD_FLASH_H
 #define HANDHELD_FLASH_H
@@ -50,12 +50,18 @@ typedef enum hh_flash_status {
   HH_FLASH_IO = 4,               /* the system refused a read, or the file shrank while open */
   HH_FLASH_BUDGET = 5,           /* the memory budget is below the floor; the message names it */
   HH_FLASH_OUT_OF_MEMORY = 6,    /* the system refused memory or threads */
-  HH_FLASH_CANCELLED = 7,        /* hh_flash_session_cancel was called */
+  HH_FLASH_CANCELLED = 7,        /* hh_flash_session_cancel or hh_flash_model_cancel was called */
   HH_FLASH_UNSUPPORTED = 8,      /* this machine or this pack does not have what was asked for */
   HH_FLASH_INTERNAL = 9          /* a defect of the engine */
 } hh_flash_status;
 
-typedef enum hh_flash_dtype { HH_FLASH_FP16 = 1, HH_FLASH_INT8 = 2, HH_FLASH_INT4 = 3 } hh_flash_dtype;
+typedef enum hh_flash_dtype {
+  HH_FLASH_FP16 = 1,
+  HH_FLASH_INT8 = 2,
+  HH_FLASH_INT4 = 3,
+  HH_FLASH_FP32 = 4,
+  HH_FLASH_INT4M = 5 /* int4 with a minimum per group */
+} hh_flash_dtype;
 
 typedef enum hh_flash_activation { HH_FLASH_RELU = 1, HH_FLASH_SILU = 2 } hh_flash_activation;
 
@@ -77,7 +83,7 @@ typedef enum hh_flash_kernels {
   HH_FLASH_KERNELS_AUTO = 0,
   HH_FLASH_KERNELS_PORTABLE = 1,
   HH_FLASH_KERNELS_AVX2 = 2,
-  HH_FLASH_KERNELS_AVX512 = 3,
+  HH_FLASH_KERNELS_AVX512 = 3, /* F, BW, VL, VNNI and VBMI */
   HH_FLASH_KERNELS_NEON = 4
 } hh_flash_kernels;
 
@@ -107,7 +113,7 @@ typedef struct hh_flash_info {
   uint32_t activation; /* hh_flash_activation */
   uint32_t gated;      /* 1: activation(gate x) * (up x); 0: activation(up x + bias) */
   uint32_t dtype;      /* hh_flash_dtype */
-  uint32_t group_size; /* weights per scale; 0 for fp16 */
+  uint32_t group_size; /* weights per scale; 0 for fp32 and fp16 */
   uint32_t selector;   /* hh_flash_selector */
   uint32_t direct_io;  /* 1 when reads bypass the page cache */
   uint32_t read_alignment_bytes;
@@ -149,8 +155,8 @@ typedef struct hh_flash_stats {
   uint64_t neurons_streamed; /* computed from a read buffer and not kept */
   uint64_t neurons_evicted;
   uint64_t neurons_computed;
-  uint64_t prefetched; /* neurons that a prefetch began to load */
-  uint64_t wait_ns;    /* the caller waited for reads */
+  uint64_t prefetched; /* neurons that a prefetch, or reading ahead, began to load */
+  uint64_t wait_ns;    /* the caller waited for reads, or woke the threads that do them */
   uint64_t read_ns;    /* inside read calls, summed over reader threads */
   uint64_t table_ns;   /* table management and read planning */
   uint64_t select_ns;
@@ -229,6 +235,104 @@ HH_FLASH_API hh_flash_status hh_flash_session_reset(hh_flash_session* session);
 
 /* Fills *stats, whose struct_bytes the caller has set. */
 HH_FLASH_API hh_flash_status hh_flash_session_stats(hh_flash_session* session, hh_flash_stats* stats);
+
+/* A whole model: a session, and attention, norms, embedding and head, which are resident. The pack has their tensors
+ * (`model.*`, docs/flash.md). */
+
+typedef struct hh_flash_model_options {
+  uint32_t struct_bytes;   /* set by hh_flash_model_options_init */
+  uint32_t mode;           /* hh_flash_mode of every feed-forward layer; default HH_FLASH_EXACT */
+  uint32_t context_tokens; /* room of the key-value cache, allocated at open; 0 (default): 512, or all positions that
+                              the model has if they are fewer */
+  uint32_t kv_dtype;       /* of the key-value cache: HH_FLASH_FP32 (default) or HH_FLASH_FP16, half of the bytes */
+  uint32_t read_ahead;     /* 1 (default): dense and exact mode read what the next layer will need under this layer's
+                              arithmetic; 0: not */
+  uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
+                              before its attention; 0 (default): not */
+  hh_flash_session_options session; /* budget_bytes covers the whole model */
+} hh_flash_model_options;
+
+#define HH_FLASH_MAX_EOS 16
+
+typedef struct hh_flash_model_info {
+  uint32_t struct_bytes; /* set by the caller to sizeof(hh_flash_model_info) */
+  uint32_t vocab;
+  uint32_t max_positions; /* the largest context_tokens */
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t head_dim;
+  uint32_t eos_count;
+  uint32_t eos[HH_FLASH_MAX_EOS]; /* tokens that end a text */
+  uint64_t weights_bytes;         /* resident: embedding, attention, norms, head */
+} hh_flash_model_info;
+
+typedef struct hh_flash_decode_stats {
+  uint32_t struct_bytes;   /* set by the caller to sizeof(hh_flash_decode_stats) */
+  uint32_t position;       /* tokens in the key-value cache */
+  uint64_t tokens;         /* decoded since the last reset, those of prompts included */
+  uint64_t weights_bytes;  /* held: embedding, attention, norms, head */
+  uint64_t kv_bytes;       /* held: the key-value cache */
+  uint64_t total_ns;       /* inside decode and generate, callbacks not included */
+  uint64_t attention_ns;   /* embedding, norms, projections, attention */
+  uint64_t head_ns;
+  uint64_t overhead_ns;    /* total_ns less attention_ns, head_ns and session's wait_ns, select_ns and compute_ns */
+  hh_flash_stats session;  /* its budget_bytes and held bytes are those of the whole model */
+} hh_flash_decode_stats;
+
+typedef struct hh_flash_model hh_flash_model;
+
+/* Called with each new token, on the calling thread. Anything but 0 ends the generation. Must not call the model. */
+typedef int (*hh_flash_token_callback)(uint32_t token, void* user);
+
+/* Fills *info, whose struct_bytes the caller has set. HH_FLASH_UNSUPPORTED: the pack holds feed-forward layers only.
+ * Thread-safe. */
+HH_FLASH_API hh_flash_status hh_flash_pack_model_info(const hh_flash_pack* pack, hh_flash_model_info* info);
+
+/* Sets every option to its default, struct_bytes included. Thread-safe. */
+HH_FLASH_API void hh_flash_model_options_init(hh_flash_model_options* options);
+
+/* The smallest session.budget_bytes with which these options open a model. Thread-safe. */
+HH_FLASH_API hh_flash_status hh_flash_model_floor(const hh_flash_pack* pack, const hh_flash_model_options* options,
+                                                  uint64_t* floor_bytes);
+
+/* Opens a model: reads its resident tensors (once for all models of a pack handle, though each counts them in its
+ * budget), allocates all it will ever hold and starts its threads. */
+HH_FLASH_API hh_flash_status hh_flash_model_open(const hh_flash_pack* pack, const hh_flash_model_options* options,
+                                                 hh_flash_model** model);
+
+/* Cancels what runs, waits for the model's threads and frees it. */
+HH_FLASH_API void hh_flash_model_close(hh_flash_model* model);
+
+/* Appends tokens[count] to the text and writes logits[vocab] of what follows the last one. count is at least 1. After
+ * a failure the text is what it was before the call. */
+HH_FLASH_API hh_flash_status hh_flash_model_decode(hh_flash_model* model, const uint32_t* tokens, size_t count,
+                                                   float* logits);
+
+/* The same with logits[count][vocab], a row for each token. */
+HH_FLASH_API hh_flash_status hh_flash_model_decode_all(hh_flash_model* model, const uint32_t* tokens, size_t count,
+                                                       float* logits);
+
+/* Appends prompt[count], then the likeliest token, at most `max_new` times, which is 1 or more; ends early after a token of the model's
+ * eos, or when the callback says so. The last token given to the callback is not part of the text yet: a following
+ * call starts with it. `callback` may not be NULL; `user` is passed to it. After a failure the text is the prompt and
+ * the tokens given to the callback but the last, or, when there was none, what it was before the call. */
+HH_FLASH_API hh_flash_status hh_flash_model_generate(hh_flash_model* model, const uint32_t* prompt, size_t count,
+                                                     size_t max_new, hh_flash_token_callback callback, void* user);
+
+/* Shortens the text to its first `tokens` tokens. Resident neurons stay. */
+HH_FLASH_API hh_flash_status hh_flash_model_truncate(hh_flash_model* model, size_t tokens);
+
+/* As hh_flash_session_resident. */
+HH_FLASH_API hh_flash_status hh_flash_model_resident(hh_flash_model* model, uint32_t layer, uint32_t* neurons,
+                                                     size_t capacity, size_t* neuron_count);
+
+/* As those of a session; a reset empties the text. A cancelled call ends within the token it is at. */
+HH_FLASH_API void hh_flash_model_cancel(hh_flash_model* model);
+HH_FLASH_API hh_flash_status hh_flash_model_resume(hh_flash_model* model);
+HH_FLASH_API hh_flash_status hh_flash_model_reset(hh_flash_model* model);
+
+/* Fills *stats, whose struct_bytes the caller has set. */
+HH_FLASH_API hh_flash_status hh_flash_model_stats(hh_flash_model* model, hh_flash_decode_stats* stats);
 
 #ifdef __cplusplus
 }

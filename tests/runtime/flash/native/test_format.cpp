@@ -60,27 +60,44 @@ TEST(a_header_whose_hash_does_not_fit_is_refused) {
 }
 
 TEST(a_header_made_to_lie_is_refused_or_stays_within_the_file) {
-  const test::Model model = test::write_model();
   std::mt19937 random(2);
-  const std::vector<uint8_t> good = header_of(model);
-  int accepted = 0;
-  for (int i = 0; i < kMutations; ++i) {
-    std::vector<uint8_t> header = good;
-    damage(header, random, 48, 330);
-    test::seal(header);
-    try {
-      const Layout layout = parse_header(header, model.layout.file_bytes);
-      ++accepted;
-      for (uint32_t layer = 0; layer < layout.layer_count(); ++layer) {
-        const uint64_t end = layout.bundle_offset(layer, layout.d_ff - 1) + layout.shape.content_bytes();
-        CHECK(end <= model.layout.file_bytes);
-        CHECK(layout.bundle_offset(layer, 0) >= kPageBytes);
+  for (const hh_flash_dtype dtype : {HH_FLASH_INT8, HH_FLASH_FP32, HH_FLASH_INT4M}) {
+    const test::Model model = test::write_model(2, 64, 96, dtype);
+    const std::vector<uint8_t> good = header_of(model);
+    int accepted = 0;
+    for (int i = 0; i < kMutations; ++i) {
+      std::vector<uint8_t> header = good;
+      damage(header, random, 48, 330);
+      test::seal(header);
+      try {
+        const Layout layout = parse_header(header, model.layout.file_bytes);
+        ++accepted;
+        for (uint32_t layer = 0; layer < layout.layer_count(); ++layer) {
+          const uint64_t end = layout.bundle_offset(layer, layout.d_ff - 1) + layout.shape.content_bytes();
+          CHECK(end <= model.layout.file_bytes);
+          CHECK(layout.bundle_offset(layer, 0) >= kPageBytes);
+        }
+      } catch (const Error& error) {
+        CHECK(error.status() == HH_FLASH_BAD_PACK);
       }
-    } catch (const Error& error) {
-      CHECK(error.status() == HH_FLASH_BAD_PACK);
+    }
+    CHECK(accepted > 0 && accepted < kMutations);
+  }
+}
+
+TEST(a_header_with_a_dtype_that_its_bundles_cannot_hold_is_refused) {
+  const test::Model model = test::write_model();  // int8: 64 weights and 4 bytes of scales
+  for (uint32_t dtype = 0; dtype < 8; ++dtype) {
+    for (const uint32_t group : {0u, 32u}) {
+      std::vector<uint8_t> header = header_of(model);
+      std::memcpy(header.data() + 116, &dtype, 4);
+      std::memcpy(header.data() + 120, &group, 4);
+      test::seal(header);
+      const bool smaller = dtype == HH_FLASH_INT8 || dtype == HH_FLASH_INT4 || dtype == HH_FLASH_INT4M;
+      CHECK(check::status_of([&] { parse_header(header, model.layout.file_bytes); }) ==
+            (smaller && group == 32 ? HH_FLASH_OK : HH_FLASH_BAD_PACK));
     }
   }
-  CHECK(accepted > 0 && accepted < kMutations);
 }
 
 TEST(a_header_of_any_length_is_refused_or_read_within_bounds) {

@@ -1,6 +1,7 @@
 // Every instruction set of this processor against the portable kernels.
 #include "kernels.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -25,7 +26,9 @@ std::vector<const Kernels*> all_kernels() {
   return found;
 }
 
-// Random weights, and scales between 2^-8 and 2^-7 with random mantissas.
+constexpr hh_flash_dtype kDtypes[] = {HH_FLASH_FP32, HH_FLASH_FP16, HH_FLASH_INT8, HH_FLASH_INT4, HH_FLASH_INT4M};
+
+// Random weights, and scales (and minimums) between 2^-8 and 2^-7 with random mantissas.
 std::vector<uint8_t> random_row(std::mt19937& random, size_t weights, size_t scales) {
   std::vector<uint8_t> row(weights + 2 * scales);
   for (size_t i = 0; i < weights; ++i) row[i] = static_cast<uint8_t>(random());
@@ -36,8 +39,16 @@ std::vector<uint8_t> random_row(std::mt19937& random, size_t weights, size_t sca
   return row;
 }
 
-std::vector<uint8_t> random_half_row(std::mt19937& random, uint32_t d) {
-  std::vector<uint8_t> row = random_row(random, 0, d);
+std::vector<uint8_t> random_row(std::mt19937& random, const RowFormat& format) {
+  if (format.dtype == HH_FLASH_FP16) return random_row(random, 0, format.d);
+  if (format.grouped()) {
+    return random_row(random, format.weight_bytes(), (format.part_bytes() - format.weight_bytes()) / 2);
+  }
+  std::vector<uint8_t> row(format.part_bytes());
+  for (uint32_t i = 0; i < format.d; ++i) {
+    const float value = std::ldexp(static_cast<float>(random() % 4096) - 2048, -18);
+    std::memcpy(row.data() + 4 * i, &value, 4);
+  }
   return row;
 }
 
@@ -60,16 +71,14 @@ TEST(instruction_sets_agree_with_the_portable_kernels) {
   std::uniform_real_distribution<float> value(-1, 1);
   const Kernels& portable = portable_kernels();
   for (const Kernels* kernels : all_kernels()) {
-    for (const hh_flash_dtype dtype : {HH_FLASH_FP16, HH_FLASH_INT8, HH_FLASH_INT4}) {
+    for (const hh_flash_dtype dtype : kDtypes) {
       for (const uint32_t d : {32u, 96u, 576u}) {
         for (const uint32_t group : {32u, 64u}) {
           if (d % group != 0) continue;
-          const RowFormat format{dtype, d, dtype == HH_FLASH_FP16 ? 0 : group};
+          RowFormat format{dtype, d, group};
+          if (!format.grouped()) format.group_size = 0;
           std::vector<std::vector<uint8_t>> rows;
-          for (size_t r = 0; r < kRowsAtOnce; ++r) {
-            rows.push_back(dtype == HH_FLASH_FP16 ? random_half_row(random, d)
-                                                  : random_row(random, dtype == HH_FLASH_INT8 ? d : d / 2, d / group));
-          }
+          for (size_t r = 0; r < kRowsAtOnce; ++r) rows.push_back(random_row(random, format));
           std::vector<float> x(d);
           for (float& v : x) v = value(random);
           const uint8_t* pointers[kRowsAtOnce];
@@ -88,6 +97,52 @@ TEST(instruction_sets_agree_with_the_portable_kernels) {
           }
         }
       }
+    }
+  }
+}
+
+TEST(a_row_of_int4_with_minimum_is_nibbles_times_scale_plus_minimum) {
+  const RowFormat format{HH_FLASH_INT4M, 64, 32};
+  std::vector<uint8_t> row(format.part_bytes());
+  CHECK(row.size() == 32 + 2 * 4);
+  row[3] = 0x52;        // weight 3 is 2, weight 19 is 5
+  row[16 + 3] = 0xf0;   // weight 35 is 0, weight 51 is 15
+  const uint16_t scales[] = {0x4000, 0xbc00, 0x3800, 0x3c00};  // 2 q - 1, then q / 2 + 1
+  std::memcpy(row.data() + 32, scales, sizeof scales);
+  const uint8_t* rows[] = {row.data()};
+  const float one = 1;
+  std::vector<float> weights(64, 0.0f);
+  std::vector<float> expected(64, -1.0f);
+  std::fill(expected.begin() + 32, expected.end(), 1.0f);
+  expected[3] = 3;
+  expected[19] = 9;
+  expected[51] = 8.5f;
+  portable_kernels().accumulate(format, rows, 1, &one, weights.data(), nullptr);
+  CHECK(weights == expected);
+}
+
+TEST(a_matrix_is_multiplied_in_any_ranges) {
+  std::mt19937 random(9);
+  const Kernels& kernels = find_kernels(HH_FLASH_KERNELS_AUTO);
+  for (const hh_flash_dtype dtype : kDtypes) {
+    RowFormat format{dtype, 96, 32};
+    if (!format.grouped()) format.group_size = 0;
+    std::vector<uint8_t> matrix;
+    for (int i = 0; i < 11; ++i) {
+      const std::vector<uint8_t> row = random_row(random, format);
+      matrix.insert(matrix.end(), row.begin(), row.end());
+    }
+    const std::vector<float> x(96, 0.25f);
+    std::vector<float> expected(11);
+    for (size_t i = 0; i < 11; ++i) {
+      const uint8_t* row = matrix.data() + i * format.part_bytes();
+      portable_kernels().dots(format, &row, 1, x.data(), &expected[i], nullptr);
+    }
+    for (size_t cut = 0; cut <= 11; ++cut) {
+      std::vector<float> out(11);
+      multiply_rows(kernels, format, matrix.data(), 0, cut, x.data(), out.data());
+      multiply_rows(kernels, format, matrix.data(), cut, 11, x.data(), out.data());
+      for (size_t i = 0; i < 11; ++i) CHECK(close(out[i], expected[i], 100));
     }
   }
 }

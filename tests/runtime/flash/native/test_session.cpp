@@ -36,6 +36,23 @@ std::vector<uint32_t> every(uint32_t step, uint32_t first, uint32_t count) {
 
 }  // namespace
 
+TEST(every_dtype_gives_its_weights_products_in_every_mode) {
+  for (const hh_flash_dtype dtype :
+       {HH_FLASH_FP32, HH_FLASH_FP16, HH_FLASH_INT8, HH_FLASH_INT4, HH_FLASH_INT4M}) {
+    const test::Model model = test::write_model(2, 96, 70, dtype);
+    const auto pack = std::make_shared<const Pack>(model.folder, true);
+    Session session(pack, small_options(*pack, 40));
+    for (uint32_t token = 0; token < 4; ++token) {
+      const std::vector<float> x = model.input(token);
+      const std::vector<uint32_t> neurons = every(3, token, 70);
+      CHECK(test::close(run(session, model, 0, HH_FLASH_DENSE, x), model.output(0, x, nullptr)));
+      CHECK(test::close(run(session, model, 1, HH_FLASH_EXACT, x), model.output(1, x, nullptr)));
+      session.reset();
+      CHECK(test::close(run(session, model, 1, HH_FLASH_SELECTED, x, neurons), model.output(1, x, &neurons)));
+    }
+  }
+}
+
 TEST(sessions_on_one_pack_do_not_disturb_each_other) {
   const test::Model model = test::write_model();
   const auto pack = std::make_shared<const Pack>(model.folder, true);

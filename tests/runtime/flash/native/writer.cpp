@@ -17,7 +17,8 @@ namespace {
 
 using namespace handheld::flash;
 
-constexpr uint16_t kScale = 0x2000;  // 2^-7 in half precision
+constexpr uint16_t kScale = 0x2000;    // 2^-7 in half precision
+constexpr uint16_t kMinimum = 0xae00;  // -3/32: weights of both signs
 
 std::string make_folder() {
   std::string name = "/tmp/flash-native-XXXXXX";
@@ -32,6 +33,46 @@ void put(std::vector<uint8_t>& bytes, size_t at, T value) {
 
 void put_digest(std::vector<uint8_t>& bytes, size_t at, const Digest& digest) {
   std::memcpy(bytes.data() + at, digest.data(), digest.size());
+}
+
+// Weight i of a row from a random number, which is stored; returns its value without scale and minimum.
+float put_weight(hh_flash_dtype dtype, uint8_t* row, uint32_t i, uint32_t random) {
+  const int byte = static_cast<int>(random % 255) - 127;
+  const float value = static_cast<float>(byte);
+  const uint8_t nibble = random & 15;
+  switch (dtype) {
+    case HH_FLASH_FP32:
+      std::memcpy(row + 4 * i, &value, 4);
+      return value;
+    case HH_FLASH_FP16: {
+      const uint16_t half = static_cast<uint16_t>(0x3c00 | random % 0x400 | (random & 0x400) << 5);
+      std::memcpy(row + 2 * i, &half, 2);
+      return half_to_float(half);
+    }
+    case HH_FLASH_INT8:
+      row[i] = static_cast<uint8_t>(byte);
+      return value;
+    default:
+      row[i / 32 * 16 + i % 16] |= static_cast<uint8_t>(i % 32 < 16 ? nibble : nibble << 4);
+      return static_cast<float>(nibble) - (dtype == HH_FLASH_INT4 ? 8.0f : 0.0f);
+  }
+}
+
+// Fills a part of zeros, and adds its weights to `values`.
+void write_part(const RowFormat& format, std::mt19937& random, uint8_t* row, std::vector<float>& values) {
+  const bool has_minimum = format.dtype == HH_FLASH_INT4M;
+  for (uint32_t i = 0; i < format.d; ++i) {
+    const float weight = put_weight(format.dtype, row, i, static_cast<uint32_t>(random()));
+    const float scaled = format.grouped() ? weight * half_to_float(kScale) : weight;
+    values.push_back(has_minimum ? scaled + half_to_float(kMinimum) : scaled);
+  }
+  if (!format.grouped()) return;
+  uint8_t* scale = row + format.weight_bytes();
+  for (uint32_t group = 0; group < format.d / format.group_size; ++group) {
+    std::memcpy(scale, &kScale, 2);
+    if (has_minimum) std::memcpy(scale + 2, &kMinimum, 2);
+    scale += has_minimum ? 4 : 2;
+  }
 }
 
 }  // namespace
@@ -60,13 +101,13 @@ void seal(std::vector<uint8_t>& header) {
   put_digest(header, 16, sha256(Bytes(header.data() + 48, header.size() - 48)));
 }
 
-Model write_model(uint32_t layers, uint32_t d_model, uint32_t d_ff) {
+Model write_model(uint32_t layers, uint32_t d_model, uint32_t d_ff, hh_flash_dtype dtype) {
   Model model;
   model.folder = make_folder();
   BundleShape shape;
   shape.d_model = d_model;
-  shape.dtype = HH_FLASH_INT8;
-  shape.group_size = 32;
+  shape.dtype = dtype;
+  shape.group_size = shape.row().grouped() ? 32 : 0;
   shape.activation = HH_FLASH_RELU;
   shape.gated = true;
   const uint32_t stride = static_cast<uint32_t>(round_up(shape.content_bytes(), 16));
@@ -83,20 +124,13 @@ Model write_model(uint32_t layers, uint32_t d_model, uint32_t d_ff) {
 
   std::vector<uint8_t> file(kPageBytes + layers * layer_bytes);
   std::mt19937 random(7);
-  std::uniform_int_distribution<int> weight(-127, 127);
   for (uint32_t layer = 0; layer < layers; ++layer) {
     std::vector<float> values;
     const uint64_t start = kPageBytes + layer * layer_bytes;
     for (uint32_t n = 0; n < d_ff; ++n) {
       const uint64_t bundle = start + uint64_t{n / per_group} * group_bytes + uint64_t{n % per_group} * stride;
       for (uint32_t part = 0; part < 3; ++part) {
-        uint8_t* row = file.data() + bundle + part * shape.part_bytes();
-        for (uint32_t i = 0; i < d_model; ++i) {
-          const int w = weight(random);
-          row[i] = static_cast<uint8_t>(w);
-          values.push_back(static_cast<float>(w) * half_to_float(kScale));
-        }
-        for (uint32_t g = 0; g < d_model / 32; ++g) std::memcpy(row + d_model + 2 * g, &kScale, 2);
+        write_part(shape.row(), random, file.data() + bundle + part * shape.part_bytes(), values);
       }
     }
     model.weights.push_back(std::move(values));
@@ -110,7 +144,8 @@ Model write_model(uint32_t layers, uint32_t d_model, uint32_t d_ff) {
   put<uint64_t>(file, 48, file.size());
   put<uint64_t>(file, 56, resident.size());
   put_digest(file, 64, sha256(Bytes(resident.data(), resident.size())));
-  const uint32_t fields[] = {layers, d_model, d_ff, HH_FLASH_RELU, 1, HH_FLASH_INT8, 32, stride, per_group, group_bytes};
+  const uint32_t fields[] = {layers, d_model, d_ff, HH_FLASH_RELU, 1, dtype, shape.group_size, stride, per_group,
+                             group_bytes};
   std::memcpy(file.data() + 96, fields, sizeof fields);
   std::vector<uint8_t> header(file.begin(), file.begin() + kPageBytes);
   seal(header);

@@ -1,4 +1,4 @@
-// Writes small packs of random int8 weights, and computes what they must give: these tests run without Python.
+// Writes small packs of random weights, and computes what they must give: these tests run without Python.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,8 @@ struct Model {
 };
 
 // A gated ReLU model of `layers` layers in a new temporary folder, which the caller leaves to the system.
-Model write_model(uint32_t layers = 2, uint32_t d_model = 64, uint32_t d_ff = 96);
+Model write_model(uint32_t layers = 2, uint32_t d_model = 64, uint32_t d_ff = 96,
+                  hh_flash_dtype dtype = HH_FLASH_INT8);
 
 // The header of such a model, ready to be damaged.
 std::vector<uint8_t> read_file(const std::string& path);

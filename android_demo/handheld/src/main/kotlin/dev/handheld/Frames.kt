@@ -1,0 +1,37 @@
+package dev.handheld
+
+/** A decoded clip: RGB, nominally in [-1, 1], as the bundle's output has it: (1, 3, T, H, W), row-major. */
+class Frames(private val values: FloatArray, shape: List<Long>) {
+    val count: Int
+    val height: Int
+    val width: Int
+
+    init {
+        if (shape.size != 5 || shape[0] != 1L || shape[1] != 3L || shape.fold(1L, Long::times) != values.size.toLong()) {
+            throw BundleError(
+                BundleError.Kind.TENSORS, "Frames are ${values.size} values of shape $shape; (1, 3, T, H, W) is wanted.",
+            )
+        }
+        count = shape[2].toInt()
+        height = shape[3].toInt()
+        width = shape[4].toInt()
+    }
+
+    /** One frame as `0xAARRGGBB`, row by row, opaque; values beyond [-1, 1] are clamped, NaN is black. */
+    fun argb(frame: Int, into: IntArray = IntArray(height * width)): IntArray {
+        val plane = height * width
+        val red = frame * plane
+        val green = (count + frame) * plane
+        val blue = (2 * count + frame) * plane
+        for (place in 0 until plane) {
+            into[place] = (0xFF shl 24) or (byte(values[red + place]) shl 16) or
+                (byte(values[green + place]) shl 8) or byte(values[blue + place])
+        }
+        return into
+    }
+
+    private fun byte(value: Float): Int {
+        val scaled = (value + 1) * 127.5f
+        return if (scaled > 0) minOf(scaled + 0.5f, 255f).toInt() else 0 // the comparison is false for NaN
+    }
+}

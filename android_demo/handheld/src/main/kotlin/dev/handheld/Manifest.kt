@@ -1,0 +1,216 @@
+package dev.handheld
+
+/** What a bundle says about itself: `manifest.json`, documented by `runtime/schema/manifest.schema.json`. */
+class Manifest private constructor(
+    val name: String,
+    val createdUtc: String,
+    val provenance: Map<String, Any?>,
+    val versions: Map<String, String>,
+    val inputs: List<TensorSpec>,
+    val outputs: List<TensorSpec>,
+    val golden: Golden,
+    val artifacts: List<Artifact>,
+) {
+    /** One input or output as a caller sees it; `range` is nominal (lowest, highest), no clamp. */
+    data class TensorSpec(
+        val name: String, val shape: List<Long>, val dtype: String, val layout: String,
+        val range: Pair<Double, Double>?, val description: String,
+    )
+
+    /** How far from the golden outputs an artefact may be; at least one limit is not null. */
+    data class Tolerance(val maxAbs: Double?, val minPsnrDb: Double?, val reason: String)
+
+    /** What an artefact computes in one shape; shapes in the order of the bundle's specs. */
+    data class Method(val name: String, val inputs: List<List<Long>>, val outputs: List<List<Long>>)
+
+    /** One lowered model: a file or folder, relative to the bundle. */
+    data class Artifact(
+        val name: String, val target: String, val runtime: String, val path: String, val precision: String,
+        val sha256: String, val sizeBytes: Long, val tolerance: Tolerance, val methods: List<Method>,
+        val inputDtype: String, val outputDtype: String,
+    )
+
+    /** The file of golden inputs and outputs. */
+    data class Golden(val path: String, val sha256: String, val sizeBytes: Long)
+
+    companion object {
+        const val FORMAT_VERSION = 1L
+        const val KIND = "video_decoder"
+        const val FLOAT32 = "float32"
+        const val FLOAT16 = "float16"
+
+        /**
+         * Parses a manifest; `source` names it in messages. Throws [BundleError]: VERSION for another format, ESCAPES
+         * where only paths are at fault, else MALFORMED, with every fault at once.
+         */
+        fun parse(bytes: ByteArray, source: String): Manifest {
+            val tree = try {
+                Json.parse(bytes)
+            } catch (error: JsonError) {
+                throw BundleError(
+                    BundleError.Kind.MALFORMED,
+                    "$source is not valid JSON: ${error.message}. Fetch or export the bundle again.", error,
+                )
+            }
+            if (tree !is Map<*, *> || "format_version" !in tree) {
+                throw BundleError(
+                    BundleError.Kind.MALFORMED, "$source has no format_version: it is not the manifest of a bundle.",
+                )
+            }
+            if (tree["format_version"] != FORMAT_VERSION) {
+                throw BundleError(
+                    BundleError.Kind.VERSION,
+                    "$source has format_version ${tree["format_version"]}; this app understands $FORMAT_VERSION. Update " +
+                        "the app, or export the bundle with the handheld that the app was made with.",
+                )
+            }
+            if (tree["kind"] != KIND) {
+                throw BundleError(
+                    BundleError.Kind.VERSION, "$source has kind ${tree["kind"]}; this app understands \"$KIND\".",
+                )
+            }
+            val faults = ArrayList<String>()
+            val manifest = Field(tree, "", faults).manifest()
+            if (faults.isEmpty()) faults += disagreements(manifest)
+            if (faults.isNotEmpty()) {
+                val paths = faults.all { "wanted a path inside the bundle" in it }
+                throw BundleError(
+                    if (paths) BundleError.Kind.ESCAPES else BundleError.Kind.MALFORMED,
+                    "$source is not valid:\n" + faults.joinToString("\n") { "  $it" },
+                )
+            }
+            return manifest
+        }
+
+        private fun Field.manifest(): Manifest = record(
+            "format_version", "kind", "name", "created_utc", "provenance", "versions", "inputs", "outputs", "golden",
+            "artifacts",
+        ) { field ->
+            Manifest(
+                name = field("name").text(),
+                createdUtc = field("created_utc").time(),
+                provenance = field("provenance").free(),
+                versions = field("versions").map { it.text() },
+                inputs = field("inputs").list(1) { it.tensor() },
+                outputs = field("outputs").list(1) { it.tensor() },
+                golden = field("golden").record("path", "sha256", "size_bytes") { golden ->
+                    Golden(golden("path").relativePath(), golden("sha256").sha256(), golden("size_bytes").integer())
+                },
+                artifacts = field("artifacts").list(1) { it.artifact() },
+            )
+        }
+
+        private fun Field.tensor(): TensorSpec =
+            record("name", "shape", "dtype", "layout", "range", "description") { field ->
+                TensorSpec(
+                    name = field("name").word(),
+                    shape = field("shape").shape(),
+                    dtype = field("dtype").dtype(),
+                    layout = field("layout").choice("NCTHW"),
+                    // A range of one or three numbers is a fault that `disagreements` finds, as a turned one.
+                    range = field("range").orNull { range -> range.list(2) { it.number() } }
+                        ?.let { if (it.size == 2) it[0] to it[1] else 0.0 to 0.0 },
+                    description = field("description").anyText(),
+                )
+            }
+
+        private fun Field.artifact(): Artifact = record(
+            "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
+            "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds",
+        ) { field ->
+            // Checked for what they are, and not kept: they are for people and tools.
+            field("settings").free()
+            field("rewrites").list { it.rewrite() }
+            field("delegation").orNull { it.free() }
+            field("lowering_seconds").orNull { it.number(0.0) }
+            Artifact(
+                name = field("name").text(),
+                target = field("target").slug(),
+                runtime = field("runtime").choice(*RUNTIMES),
+                path = field("path").relativePath(),
+                precision = field("precision").slug(),
+                sha256 = field("sha256").sha256(),
+                sizeBytes = field("size_bytes").integer(),
+                tolerance = field("tolerance").record("max_abs", "reason", "min_psnr_db") { limit ->
+                    Tolerance(
+                        limit("max_abs").orNull { it.number(0.0) },
+                        limit("min_psnr_db").orNull { it.number() },
+                        limit("reason").text(),
+                    )
+                },
+                methods = field("methods").list(1) { method ->
+                    method.record("name", "inputs", "outputs") { of ->
+                        Method(
+                            of("name").word(), of("inputs").list(1) { it.shape() }, of("outputs").list(1) { it.shape() },
+                        )
+                    }
+                },
+                inputDtype = field("input_dtype").dtype(),
+                outputDtype = field("output_dtype").dtype(),
+            )
+        }
+
+        private fun Field.rewrite(): Unit = record("name", "applied", "refused", "selected") { field ->
+            field("name").text()
+            field("applied").integer()
+            field("refused").list { refusal ->
+                refusal.record("node", "module", "reason") { it("node").text() + it("module").anyText() + it("reason").text() }
+            }
+            field("selected").list { it.free() }
+        }
+
+        private fun Field.shape(): List<Long> = list(1) { it.integer(1) }
+
+        private fun Field.dtype(): String = choice(FLOAT32, FLOAT16)
+
+        private val RUNTIMES = arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml")
+
+        /** Faults between fields that are each well formed. */
+        private fun disagreements(manifest: Manifest): List<String> = buildList {
+            for ((side, specs) in listOf("inputs" to manifest.inputs, "outputs" to manifest.outputs)) {
+                addAll(repeated("$side: name", specs.map { it.name }))
+                specs.forEachIndexed { index, spec ->
+                    if (spec.shape.size != spec.layout.length) {
+                        add("$side[$index].shape: ${spec.shape.size} dimensions, ${spec.layout} has ${spec.layout.length}")
+                    }
+                    if (spec.range != null && spec.range.first >= spec.range.second) {
+                        add("$side[$index].range: wanted [lowest, highest]")
+                    }
+                }
+            }
+            manifest.artifacts.forEachIndexed { index, artifact ->
+                val at = "artifacts[$index]"
+                if (artifact.tolerance.maxAbs == null && artifact.tolerance.minPsnrDb == null) {
+                    add("$at.tolerance: max_abs and min_psnr_db are both null: nothing would be checked")
+                }
+                methodFaults(artifact, manifest).forEach { add("$at.$it") }
+            }
+            addAll(repeated("artifacts: name", manifest.artifacts.map { it.name }))
+            val paths = listOf("manifest.json", manifest.golden.path) + manifest.artifacts.map { it.path }
+            addAll(repeated("path", paths))
+            for (outer in paths) {
+                paths.filter { it.startsWith("$outer/") }.forEach { add("path: $it lies inside $outer") }
+            }
+        }
+
+        private fun methodFaults(artifact: Artifact, manifest: Manifest): List<String> = buildList {
+            addAll(repeated("methods: name", artifact.methods.map { it.name }))
+            addAll(repeated("methods: inputs", artifact.methods.map { "${it.inputs}" }))
+            val first = artifact.methods.first()
+            if (first.inputs != manifest.inputs.map { it.shape } || first.outputs != manifest.outputs.map { it.shape }) {
+                add("methods[0]: its shapes are not those of the bundle's inputs and outputs")
+            }
+            if (artifact.methods.any { m -> m.ranks != first.ranks }) {
+                add("methods: shapes of other tensors than the bundle's inputs and outputs")
+            }
+            if (artifact.methods.drop(1) != manifest.artifacts.first().methods.drop(1)) {
+                add("methods: after the first, not the same as those of artifacts[0]")
+            }
+        }
+
+        private val Method.ranks get() = inputs.map { it.size } to outputs.map { it.size }
+
+        private fun repeated(what: String, values: List<String>): List<String> =
+            values.groupBy { it }.filterValues { it.size > 1 }.keys.sorted().map { "$what \"$it\" is used twice" }
+    }
+}

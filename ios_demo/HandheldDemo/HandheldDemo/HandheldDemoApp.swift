@@ -1,0 +1,8 @@
+import SwiftUI
+
+@main
+struct HandheldDemoApp: App {
+    var body: some Scene {
+        WindowGroup { LibraryView() }
+    }
+}

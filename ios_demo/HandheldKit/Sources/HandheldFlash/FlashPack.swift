@@ -1,0 +1,49 @@
+import CHandheldFlash
+import Foundation
+
+/// An open pack: a language model's weights on storage. May be used from any thread; models of it keep what they need.
+public final class FlashPack: @unchecked Sendable {
+    let handle: OpaquePointer
+
+    /// Opens the pack in `folder`. Header, bounds and sizes are checked; no weights are read, nothing is hashed.
+    /// Throws `FlashError`.
+    public init(folder: URL) throws {
+        var pack: OpaquePointer?
+        try FlashError.check(hh_flash_pack_open(folder.path, UInt32(HH_FLASH_DIRECT_IO), &pack))
+        handle = pack!
+    }
+
+    deinit { hh_flash_pack_close(handle) }
+
+    /// SHA-256 of the pack's header, which names the pack, in lowercase hexadecimal.
+    public var identity: String {
+        get throws {
+            var info = hh_flash_info()
+            info.struct_bytes = UInt32(MemoryLayout<hh_flash_info>.size)
+            try FlashError.check(hh_flash_pack_info(handle, &info))
+            return withUnsafeBytes(of: info.identity) { bytes in
+                bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+            }
+        }
+    }
+
+    /// Reads all of the pack and compares every SHA-256: takes as long as reading the files does. Throws `FlashError`.
+    public func verify() throws {
+        try FlashError.check(hh_flash_pack_verify(handle))
+    }
+
+    /// The smallest memory with which `options` open a model, in bytes.
+    public func floor(_ options: FlashModel.Options) throws -> UInt64 {
+        var bytes: UInt64 = 0
+        var native = options.native(try modelInfo(), budgetBytes: .max)
+        try FlashError.check(hh_flash_model_floor(handle, &native, &bytes))
+        return bytes
+    }
+
+    func modelInfo() throws -> hh_flash_model_info {
+        var info = hh_flash_model_info()
+        info.struct_bytes = UInt32(MemoryLayout<hh_flash_model_info>.size)
+        try FlashError.check(hh_flash_pack_model_info(handle, &info))
+        return info
+    }
+}

@@ -1,0 +1,92 @@
+import XCTest
+
+@testable import HandheldKit
+
+/// The bundles that Python and Kotlin walk too; `tests/fixtures/bundles/make.py` says how `expected.json` is read.
+final class HostileBundleTests: XCTestCase {
+    private struct Case: Decodable {
+        let error: String?
+        let says: [String]
+        let remove: [String]?
+        let links: [String: String]?
+        let golden: [String: [Float]]?
+    }
+
+    private let source = fixtures.appendingPathComponent("bundles")
+    private let manager = FileManager.default
+
+    func testEachIsRefusedForTheExpectedReason() throws {
+        let cases = try self.cases()
+        XCTAssertGreaterThan(cases.count, 100)
+        for (name, each) in cases.sorted(by: { $0.key < $1.key }) {
+            guard let kind = each.error else { continue }
+            try layOut(name, each) { bundle in
+                XCTAssertThrowsError(try openFully(bundle), name) { error in
+                    let refused = error as? BundleError
+                    XCTAssertEqual(refused?.kind.rawValue, kind, "\(name): \(error)")
+                    for part in each.says { XCTAssertTrue("\(error)".contains(part), "\(name) says \(error), not \(part)") }
+                }
+            }
+        }
+    }
+
+    func testTheGoodOneIsTakenAndItsTensorsAreAsWritten() throws {
+        let good = try XCTUnwrap(try cases()["good"])
+        try layOut("good", good) { folder in
+            try openFully(folder)
+            let bundle = try ModelBundle(folder: folder)
+            for (name, first) in try XCTUnwrap(good.golden) {
+                let method = name.split(separator: ".").count > 2 ? name.split(separator: ".").last.map(String.init) : nil
+                let values = try XCTUnwrap(try bundle.golden(method: method).floats(name))
+                XCTAssertEqual(Array(values.prefix(first.count)), first, name)
+            }
+        }
+    }
+
+    private func cases() throws -> [String: Case] {
+        try JSONDecoder().decode([String: Case].self, from: Data(contentsOf: source.appendingPathComponent("expected.json")))
+    }
+
+    private func openFully(_ folder: URL) throws {
+        let bundle = try ModelBundle(folder: folder)
+        for artifact in bundle.manifest.artifacts { try bundle.check(artifact) }
+        for method in bundle.shapes { _ = try bundle.golden(method: method) }
+    }
+
+    private func layOut(_ name: String, _ each: Case, _ body: (URL) throws -> Void) throws {
+        let folder = manager.temporaryDirectory.appendingPathComponent("hostile-\(UUID())")
+        try manager.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? manager.removeItem(at: folder) }
+        let bundle = folder.appendingPathComponent("bundle")
+        try manager.copyItem(at: source.appendingPathComponent("good"), to: bundle)
+        let overlay = source.appendingPathComponent("cases/\(name)")
+        if manager.fileExists(atPath: overlay.path) { try lay(overlay, over: bundle) }
+        for path in each.remove ?? [] { try manager.removeItem(at: bundle.appendingPathComponent(path)) }
+        for (at, target) in each.links ?? [:] {
+            let place = bundle.appendingPathComponent(at)
+            if target.hasPrefix("outside") {
+                let outside = folder.appendingPathComponent(target)
+                try manager.createDirectory(at: outside.deletingLastPathComponent(), withIntermediateDirectories: true)
+                try manager.moveItem(at: place, to: outside)
+                try manager.createSymbolicLink(at: place, withDestinationURL: outside)
+            } else {
+                try manager.createSymbolicLink(atPath: place.path, withDestinationPath: target)
+            }
+        }
+        try body(bundle)
+    }
+
+    private func lay(_ overlay: URL, over bundle: URL) throws {
+        for path in try manager.subpathsOfDirectory(atPath: overlay.path) {
+            let from = overlay.appendingPathComponent(path), to = bundle.appendingPathComponent(path)
+            var isFolder: ObjCBool = false
+            _ = manager.fileExists(atPath: from.path, isDirectory: &isFolder)
+            if isFolder.boolValue {
+                try manager.createDirectory(at: to, withIntermediateDirectories: true)
+            } else {
+                if manager.fileExists(atPath: to.path) { try manager.removeItem(at: to) }
+                try manager.copyItem(at: from, to: to)
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+import XCTest
+
+@testable import HandheldKit
+
+final class NumbersTests: XCTestCase {
+    func testEveryHalfComesBack() {
+        for bits in UInt16.min...UInt16.max {
+            let value = float(bits: bits)
+            if value.isNaN {
+                XCTAssertTrue(float(bits: halfBits(value)).isNaN)
+            } else {
+                XCTAssertEqual(halfBits(value), bits)
+            }
+        }
+    }
+
+    /// Between neighbouring halves: below the middle to the lower one, above it to the upper one, in it to the even one.
+    func testRoundsToNearestEven() {
+        for bits in UInt16(0)..<0x7BFF {
+            let low = float(bits: bits), high = float(bits: bits + 1)
+            let middle = (low + high) / 2
+            XCTAssertEqual(halfBits(middle), bits % 2 == 0 ? bits : bits + 1)
+            XCTAssertEqual(halfBits(middle.nextDown), bits)
+            XCTAssertEqual(halfBits(middle.nextUp), bits + 1)
+        }
+        XCTAssertEqual(halfBits(65519), 0x7BFF)
+        XCTAssertEqual(halfBits(65520), 0x7C00)
+        XCTAssertEqual(halfBits(-.infinity), 0xFC00)
+    }
+
+    func testFramesAsBytes() throws {
+        // Two frames of one row of two pixels: (channel, frame, x).
+        let frames = try Frames([-1, 1, 0, 2, -2, .nan, 1, 1, 0.5, -0.5, 0, 0], shape: [1, 3, 2, 1, 2])
+        XCTAssertEqual(frames.rgba(0), [0, 0, 191, 255, 255, 0, 64, 255])
+        XCTAssertEqual(frames.rgba(1), [128, 255, 128, 255, 255, 255, 128, 255])
+        XCTAssertThrowsError(try Frames([0, 0], shape: [1, 3, 1, 1, 1]))
+    }
+
+    func testParity() throws {
+        let tolerance = Manifest.Tolerance(maxAbs: 0.1, minPSNRdB: nil, reason: "test")
+        let same = try Parity(of: [0, 1], against: [0, 1], name: "y", range: -1...1)
+        XCTAssertEqual(same.figures?.psnrDB, .infinity)
+        XCTAssertNil(same.fault(tolerance))
+        let off = try Parity(of: [0.2, 1], against: [0, 1], name: "y", range: -1...1)
+        XCTAssertEqual(try XCTUnwrap(off.figures).psnrDB, 10 * log10(4 / 0.02), accuracy: 1e-4)
+        XCTAssertNotNil(off.fault(tolerance))
+        XCTAssertEqual(try Parity(of: [0, 1], against: [-1, 2], name: "y", range: nil).figures?.peak, 3)
+        for broken in [Float.nan, .infinity] {
+            XCTAssertNil(try Parity(of: [broken, 1], against: [0, 1], name: "y", range: nil).figures)
+        }
+        XCTAssertThrowsError(try Parity(of: [0], against: [0, 1], name: "y", range: nil))
+    }
+
+    func testClockAndMemory() throws {
+        let (_, nanoseconds) = timed { (0..<1000).reduce(0, +) }
+        XCTAssertGreaterThanOrEqual(nanoseconds, 0)
+        let now = try XCTUnwrap(footprintBytes())
+        XCTAssertGreaterThanOrEqual(try XCTUnwrap(peakFootprintBytes()), now)
+    }
+}

@@ -1,0 +1,8 @@
+"""Decoder-only language models: their checkpoints, tensor by tensor under one set of names, and a plain forward."""
+
+from .blocks import Blocks, dense
+from .checkpoint import Checkpoint, open_checkpoint
+from .config import DecoderConfig
+from .decoder import Decoder
+
+__all__ = ["Blocks", "Checkpoint", "Decoder", "DecoderConfig", "dense", "open_checkpoint"]

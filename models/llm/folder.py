@@ -1,0 +1,192 @@
+"""Checkpoints as transformers saves them, from a folder or a hub id. Nothing is ever unpickled freely."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError
+from .architectures import ARCHITECTURES, Architecture
+from .checkpoint import Checkpoint, TokenizerFiles
+from .config import DecoderConfig
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+# In the order in which they are looked for.
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+class FolderCheckpoint(Checkpoint):
+    def __init__(self, source: str | Path) -> None:
+        self.source = str(source)
+        self._folder = _find(source, _SMALL_FILES)
+        self._architecture = _architecture(self._folder)
+        self.config = _config(self._folder, self._architecture)
+        if not Path(source).expanduser().is_dir():
+            # A hub's weights are fetched only now that the configuration is known to be usable.
+            self._folder = _fetch_weights(str(source))
+        self._where = _Weights(self._folder)
+
+    def tokenizer(self) -> TokenizerFiles | None:
+        from .tokenizer import from_transformers
+
+        names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+        if not any((self._folder / name).is_file() for name in names):
+            return None
+        return from_transformers(self._folder, self.source)
+
+    def _tensor(self, name: str, layer: int | None) -> np.ndarray | None:
+        table = self._architecture.outer if layer is None else self._architecture.layer
+        if name not in table:
+            return None
+        full = table[name].format(layer)
+        # Some are saved from the bare model, whose names lack the prefix.
+        for candidate in (full, full.removeprefix("model.")):
+            if candidate in self._where.names:
+                return self._where.read(candidate).to(torch.float32).numpy()
+        return None
+
+
+class _Weights:
+    """Which file holds which tensor, and reading one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.names: dict[str, Callable[[str], Tensor]] = {}
+        files = _files(folder)
+        for file in files:
+            opened = _open_safetensors(file) if file.suffix == ".safetensors" else _open_pickled(file)
+            self.names.update(opened)
+
+    def read(self, name: str) -> Tensor:
+        return self.names[name](name)
+
+
+def _open_safetensors(file: Path) -> dict[str, Callable[[str], Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        opened = safe_open(file, "pt")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is not a whole safetensors file ({error}). Copy or download it again.") from error
+    return dict.fromkeys(opened.keys(), opened.get_tensor)
+
+
+def _open_pickled(file: Path) -> dict[str, Callable[[str], Tensor]]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"{file} holds more than tensors and is not loaded, as unpickling can run code. Convert it to "
+            "safetensors where you trust it."
+        ) from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise ModelError(f"{file} is corrupt or truncated ({str(error).splitlines()[0]}).") from error
+    return {name: state.__getitem__ for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _files(folder: Path) -> list[Path]:
+    for name in _WEIGHTS:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            table = _read_json(index).get("weight_map")
+            if (
+                not isinstance(table, dict)
+                or not table
+                or not all(isinstance(file, str) for file in table.values())
+            ):
+                raise ModelError(f"{index} has no weight_map.")
+            files = [folder / Path(file).name for file in sorted(set(table.values()))]
+            if missing := [file.name for file in files if not file.is_file()]:
+                raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} lists.")
+            return files
+        if (folder / name).is_file():
+            return [folder / name]
+    raise ModelError(f"{folder} has no {' and no '.join(_WEIGHTS)}. Save the model with save_pretrained.")
+
+
+def _find(source: str | Path, patterns: list[str]) -> Path:
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not _HUB_ID.fullmatch(str(source)):
+        raise ModelError(
+            f"{source} does not exist. A language model is a folder with config.json and model.safetensors, a "
+            ".gguf file, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, or smollm2."
+        )
+    return _fetch(str(source), patterns)
+
+
+def _fetch_weights(hub_id: str) -> Path:
+    from huggingface_hub import list_repo_files
+
+    try:
+        stored = list_repo_files(hub_id)
+    except Exception:  # offline: what is in the cache has to do
+        stored = ["model.safetensors"]
+    kind = "model*.safetensors" if any(name.endswith(".safetensors") for name in stored) else "pytorch_model*.bin"
+    return _fetch(hub_id, [*_SMALL_FILES, kind])
+
+
+def _fetch(hub_id: str, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except Exception as error:  # offline, no such name, no access, a full disk: many types, one remedy
+        raise ModelError(
+            f"{hub_id} is not a folder here, and as a hub id it could not be fetched ({type(error).__name__}). "
+            "Check the name and the connection, or give a local folder."
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a JSON {type(content).__name__}; an object is needed.")
+    return content
+
+
+def _architecture(folder: Path) -> Architecture:
+    content = _read_json(folder / "config.json")
+    names = content.get("architectures") or []
+    if "quantization_config" in content:
+        raise ModelError(f"{folder} is a quantised checkpoint. Give the unquantised one, or a GGUF file.")
+    for name in names:
+        if name in ARCHITECTURES:
+            return ARCHITECTURES[name]
+    raise ModelError(
+        f"{folder / 'config.json'} is of architecture {', '.join(map(str, names)) or 'unknown'}, which is not "
+        f"supported. Supported: {', '.join(ARCHITECTURES)}."
+    )
+
+
+def _config(folder: Path, architecture: Architecture) -> DecoderConfig:
+    from dataclasses import replace
+
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise ModelError(
+            "Checkpoints of language models need transformers: pip install 'handheld[llm]'."
+        ) from error
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{folder / 'config.json'} does not describe a usable model: {error}.") from error
+    found = architecture.config(config)
+    generation = folder / "generation_config.json"
+    eos = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    if eos is None:
+        return found
+    return replace(found, eos=tuple(eos) if isinstance(eos, list) else (eos,))

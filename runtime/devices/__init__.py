@@ -1,0 +1,1 @@
+"""Measuring on phones: Android over adb, iOS by what its app writes."""

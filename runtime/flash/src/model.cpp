@@ -1,0 +1,232 @@
+#include "model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "clock.h"
+
+namespace handheld::flash {
+namespace {
+
+ModelBudget affordable_budget(const Pack& pack, const ModelOptions& options) {
+  const ModelWeights weights(pack);  // not read yet
+  ModelBudget budget(pack, weights, options);
+  budget.require(options.session.budget_bytes);
+  return budget;
+}
+
+Options session_options(const ModelOptions& options, const ModelBudget& budget) {
+  Options session = options.session;
+  session.budget_bytes -= budget.model_bytes;
+  return session;
+}
+
+}  // namespace
+
+Model::Buffers::Buffers(const ModelConfig& config, uint32_t d_model)
+    : memory(allocate_aligned<float>(bytes(config, d_model) / sizeof(float))) {
+  float* at = memory.get();
+  const auto take = [&](size_t size) { return std::exchange(at, at + size); };
+  x = take(d_model);
+  normed = take(d_model);
+  added = take(d_model);
+  q = take(config.query_size());
+  mixed = take(config.query_size());
+  k = take(config.kv_size());
+  v = take(config.kv_size());
+  logits = take(config.vocab);
+}
+
+uint64_t Model::Buffers::bytes(const ModelConfig& config, uint32_t d_model) {
+  return sizeof(float) * (3 * uint64_t{d_model} + 2 * uint64_t{config.query_size()} + 2 * uint64_t{config.kv_size()} +
+                          config.vocab);
+}
+
+uint64_t Model::buffer_bytes(const ModelConfig& config, uint32_t d_model) { return Buffers::bytes(config, d_model); }
+
+Model::Model(std::shared_ptr<const Pack> pack, const ModelOptions& options)
+    : pack_(std::move(pack)),
+      options_(options),
+      budget_(affordable_budget(*pack_, options)),
+      weights_(pack_->model_weights()),
+      config_(weights_->config()),
+      layers_(pack_->layout().layer_count()),
+      d_model_(pack_->layout().shape.d_model),
+      session_(pack_, session_options(options, budget_)),
+      cache_(budget_.kv),
+      attention_(session_.kernels(), session_.pool(), cache_, config_.heads),
+      rotation_(config_.head_dim),
+      buffers_(config_, d_model_) {}
+
+void Model::require_tokens(Span<const uint32_t> tokens) const {
+  if (tokens.empty()) fail(HH_FLASH_INVALID_ARGUMENT, "There is no token to decode: give at least one.");
+  const uint32_t context = budget_.kv.context_tokens;
+  if (tokens.size() > context - position_) {
+    fail(HH_FLASH_INVALID_ARGUMENT, std::to_string(tokens.size()) + " tokens after the " + std::to_string(position_) +
+                                        " so far are more than context_tokens, which is " + std::to_string(context) +
+                                        ". Open the model with more, or truncate or reset it.");
+  }
+  for (const uint32_t token : tokens) {
+    if (token >= config_.vocab) {
+      fail(HH_FLASH_INVALID_ARGUMENT, "There is no token " + std::to_string(token) + ": the vocabulary has " +
+                                          std::to_string(config_.vocab) + ".");
+    }
+  }
+}
+
+void Model::decode(Span<const uint32_t> tokens, float* logits, bool all) {
+  const Stopwatch stopwatch(counters_.total_ns);
+  append(tokens, logits, all);
+}
+
+void Model::append(Span<const uint32_t> tokens, float* logits, bool all) {
+  require_tokens(tokens);
+  const uint32_t before = position_;
+  try {
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      run_token(tokens[i]);
+      if (all || i + 1 == tokens.size()) project_head(logits + (all ? i * config_.vocab : 0));
+    }
+  } catch (...) {
+    position_ = before;
+    throw;
+  }
+}
+
+void Model::generate(Span<const uint32_t> prompt, size_t max_new, hh_flash_token_callback on_token, void* user) {
+  uint32_t token = 0;
+  Span<const uint32_t> next = prompt;
+  for (size_t i = 0; i < max_new; ++i) {
+    {
+      const Stopwatch stopwatch(counters_.total_ns);
+      append(next, buffers_.logits, false);
+      token = likeliest();
+    }
+    if (on_token(token, user) != 0 || ends_text(token)) return;
+    next = {&token, 1};
+  }
+}
+
+void Model::run_token(uint32_t token) {
+  embed(token);
+  for (uint32_t layer = 0; layer < layers_; ++layer) {
+    session_.require_not_cancelled();
+    attend(layer);
+    feed_forward(layer);
+    prefetch(layer + 1);
+  }
+  ++position_;
+  ++counters_.tokens;
+}
+
+void Model::embed(uint32_t token) {
+  const Stopwatch stopwatch(counters_.attention_ns);
+  copy_row(session_.kernels(), weights_->embed(), token, buffers_.x);
+  if (config_.rope) {
+    rotation_.set(position_, weights_->inverse_frequencies(), config_.rope_scale);
+    return;
+  }
+  const float* row = weights_->positions() + (size_t{position_} + config_.position_offset) * d_model_;
+  for (uint32_t i = 0; i < d_model_; ++i) buffers_.x[i] += row[i];
+}
+
+void Model::attend(uint32_t layer) {
+  const Stopwatch stopwatch(counters_.attention_ns);
+  const AttentionWeights& weights = weights_->layer(layer);
+  const Kernels& kernels = session_.kernels();
+  ComputePool& pool = session_.pool();
+  const Buffers& b = buffers_;
+  normalise(weights.norm, b.normed);
+  multiply(kernels, pool, b.normed,
+           {{&weights.q, weights.q_bias, b.q}, {&weights.k, weights.k_bias, b.k}, {&weights.v, weights.v_bias, b.v}});
+  if (config_.rope) {
+    rotation_.apply(b.q, config_.heads);
+    rotation_.apply(b.k, config_.kv_heads);
+  }
+  cache_.store(layer, position_, b.k, b.v);
+  attention_.attend(layer, position_ + 1, b.q, b.mixed);
+  multiply(kernels, pool, b.mixed, {{&weights.o, weights.o_bias, b.added}});
+  add_to_residual();
+  normalise(weights.ffn_norm, b.normed);
+}
+
+void Model::feed_forward(uint32_t layer) {
+  const bool ahead = options_.read_ahead == 1;
+  session_.feed_forward(layer, static_cast<hh_flash_mode>(options_.mode), buffers_.normed, {}, true, buffers_.added,
+                        ahead ? (layer + 1) % layers_ : Session::kNoLayer);
+  add_to_residual();
+}
+
+// The selector looks at the text before the layer's attention, which changes it little, and the reads run under that.
+void Model::prefetch(uint32_t layer) {
+  if (options_.prefetch == 0 || options_.mode != HH_FLASH_SELECTED || layer == layers_) return;
+  normalise(weights_->layer(layer).ffn_norm, buffers_.normed);
+  session_.prefetch(layer, buffers_.normed, {}, true);
+}
+
+void Model::project_head(float* logits) {
+  const Stopwatch stopwatch(counters_.head_ns);
+  normalise(weights_->norm(), buffers_.normed);
+  multiply(session_.kernels(), session_.pool(), buffers_.normed, {{&weights_->head(), nullptr, logits}});
+}
+
+void Model::normalise(const Norm& norm, float* out) const {
+  const auto apply = config_.rms ? rms_norm : layer_norm;
+  apply(norm, config_.norm_eps, buffers_.x, d_model_, out);
+}
+
+void Model::add_to_residual() {
+  for (uint32_t i = 0; i < d_model_; ++i) buffers_.x[i] += buffers_.added[i];
+}
+
+uint32_t Model::likeliest() const {
+  const float* logits = buffers_.logits;
+  uint32_t best = 0;
+  for (uint32_t i = 1; i < config_.vocab; ++i) {
+    if (!(logits[i] <= logits[best])) best = i;
+  }
+  if (std::isfinite(logits[best])) return best;
+  fail(HH_FLASH_BAD_PACK, "The model's logits are not finite: its weights or its config do not fit together. Pack it "
+                          "again from its checkpoint.");
+}
+
+bool Model::ends_text(uint32_t token) const {
+  return std::find(config_.eos.begin(), config_.eos.end(), token) != config_.eos.end();
+}
+
+void Model::truncate(size_t tokens) {
+  if (tokens > position_) {
+    fail(HH_FLASH_INVALID_ARGUMENT, "The text has " + std::to_string(position_) + " tokens and cannot be shortened to " +
+                                        std::to_string(tokens) + ".");
+  }
+  position_ = static_cast<uint32_t>(tokens);
+}
+
+void Model::reset() {
+  session_.reset();
+  position_ = 0;
+  counters_ = {};
+}
+
+hh_flash_decode_stats Model::stats() {
+  hh_flash_decode_stats stats{};
+  stats.struct_bytes = sizeof stats;
+  stats.position = position_;
+  stats.tokens = counters_.tokens;
+  stats.weights_bytes = budget_.weight_bytes;
+  stats.kv_bytes = budget_.kv_bytes;
+  stats.total_ns = counters_.total_ns;
+  stats.attention_ns = counters_.attention_ns;
+  stats.head_ns = counters_.head_ns;
+  stats.session = session_.stats();
+  stats.session.budget_bytes = options_.session.budget_bytes;
+  stats.session.held_bytes += budget_.model_bytes;
+  stats.session.held_peak_bytes += budget_.model_bytes;
+  const uint64_t work = stats.attention_ns + stats.head_ns + stats.session.wait_ns + stats.session.select_ns +
+                        stats.session.compute_ns;
+  stats.overhead_ns = stats.total_ns - std::min(work, stats.total_ns);
+  return stats;
+}
+
+}  // namespace handheld::flash

@@ -1,0 +1,93 @@
+// A whole decoder-only model: a session for its feed-forward layers, and everything around them, which is resident.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "attention.h"
+#include "kv_cache.h"
+#include "model_weights.h"
+#include "session.h"
+
+namespace handheld::flash {
+
+using ModelOptions = hh_flash_model_options;
+
+ModelOptions default_model_options();
+
+// What a model of these options holds. Throws Error(HH_FLASH_INVALID_ARGUMENT) for options out of range.
+struct ModelBudget {
+  ModelBudget(const Pack& pack, const ModelWeights& weights, const ModelOptions& options);
+
+  // Throws Error(HH_FLASH_BUDGET) when `bytes` is below the floor.
+  void require(uint64_t bytes) const;
+
+  KvCache::Shape kv;
+  uint64_t weight_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t buffer_bytes = 0;
+  Budget session;
+  uint64_t model_bytes = 0;  // all but the session's
+  uint64_t floor_bytes = 0;
+};
+
+class Model {
+ public:
+  Model(std::shared_ptr<const Pack> pack, const ModelOptions& options);
+
+  // logits: [vocab] of what follows the last token, or with `all` [tokens][vocab].
+  void decode(Span<const uint32_t> tokens, float* logits, bool all);
+  void generate(Span<const uint32_t> prompt, size_t max_new, hh_flash_token_callback on_token, void* user);
+  void truncate(size_t tokens);
+  size_t resident(uint32_t layer, Span<uint32_t> ids) { return session_.resident(layer, ids); }
+  void cancel() { session_.cancel(); }
+  void resume() { session_.resume(); }
+  void reset();
+  hh_flash_decode_stats stats();
+
+  static uint64_t buffer_bytes(const ModelConfig& config, uint32_t d_model);
+
+ private:
+  struct Counters {
+    uint64_t tokens, total_ns, attention_ns, head_ns;
+  };
+  // Vectors of the token at hand.
+  struct Buffers {
+    Buffers(const ModelConfig& config, uint32_t d_model);
+    static uint64_t bytes(const ModelConfig& config, uint32_t d_model);
+
+    AlignedArray<float> memory;
+    float *x, *normed, *added, *q, *k, *v, *mixed, *logits;
+  };
+
+  void require_tokens(Span<const uint32_t> tokens) const;
+  void append(Span<const uint32_t> tokens, float* logits, bool all);
+  void run_token(uint32_t token);
+  void embed(uint32_t token);
+  void attend(uint32_t layer);
+  void feed_forward(uint32_t layer);
+  void prefetch(uint32_t layer);
+  void project_head(float* logits);
+  void normalise(const Norm& norm, float* out) const;
+  void add_to_residual();
+  uint32_t likeliest() const;
+  bool ends_text(uint32_t token) const;
+
+  const std::shared_ptr<const Pack> pack_;
+  const ModelOptions options_;
+  const ModelBudget budget_;
+  const std::shared_ptr<const ModelWeights> weights_;
+  const ModelConfig& config_;
+  const uint32_t layers_;
+  const uint32_t d_model_;
+  Session session_;
+  KvCache cache_;
+  Attention attention_;
+  Rotation rotation_;
+  Buffers buffers_;
+  uint32_t position_ = 0;  // tokens in the cache
+  Counters counters_{};
+};
+
+}  // namespace handheld::flash
