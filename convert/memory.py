@@ -49,12 +49,14 @@ class Lifetime:
         node: that writes it.
         size_bytes: of all that the node writes.
         first, last: places in the graph's order, both included, between which it is needed.
+        outer: whether it is an input or output of the graph, in memory that a caller may own.
     """
 
     node: fx.Node
     size_bytes: int
     first: int
     last: int
+    outer: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,11 @@ def lifetimes(
         for node in first:
             if node.op == "placeholder":
                 first[node], last[node] = 0, len(nodes) - 1
-    return [Lifetime(node, size_bytes(node, dtype), place, last[node]) for node, place in first.items()]
+    given = {written[node] for node in nodes[-1].all_input_nodes if node in written}
+    return [
+        Lifetime(node, size_bytes(node, dtype), place, last[node], node.op == "placeholder" or node in given)
+        for node, place in first.items()
+    ]
 
 
 def live_bytes(module: fx.GraphModule, tensors: Iterable[Lifetime]) -> dict[fx.Node, int]:
@@ -112,9 +118,13 @@ def live_bytes(module: fx.GraphModule, tensors: Iterable[Lifetime]) -> dict[fx.N
     return dict(zip(module.graph.nodes, accumulate(change)))
 
 
-def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> Peak:
-    """The most bytes of activations that are live at once, and the first node at which they are."""
-    live = live_bytes(module, lifetimes(module, dtype))
+def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> Peak:
+    """The most bytes of activations that are live at once, and the first node at which they are.
+
+    Args:
+        inner: without the graph's inputs and outputs.
+    """
+    live = live_bytes(module, (t for t in lifetimes(module, dtype) if not (inner and t.outer)))
     at = max(live, key=live.__getitem__)
     return Peak(live[at], at.name, str(at.target), module_of(at))
 
@@ -131,7 +141,8 @@ def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> i
 
 def weight_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
     """Bytes of the parameters and constants that a graph reads, each once."""
-    held = {t.data_ptr(): t for t in (*module.parameters(), *module.buffers())}
+    # Tensors on the meta device have no address.
+    held = {t.data_ptr() or id(t): t for t in (*module.parameters(), *module.buffers())}
     return sum(_bytes(tensor, dtype) for tensor in held.values())
 
 

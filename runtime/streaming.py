@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -36,12 +38,14 @@ class Program(Protocol):
 class _Stage:
     """A segment on one strip of one clip. Frames are (t, C, rows, W), of the strip's window."""
 
-    def __init__(self, segment: Segment, program: Program, dtype: np.dtype) -> None:
+    def __init__(self, segment: Segment, program: Program, scratch: np.ndarray) -> None:
         self.segment, self.program = segment, program
-        self.x = np.zeros(segment.input, dtype)
-        self.y = np.empty(segment.output, dtype)
-        self.states = [np.zeros(shape, dtype) for shape in segment.states]
-        self._next_states = [np.empty(shape, dtype) for shape in segment.states]
+        self.x = np.zeros(segment.input, scratch.dtype)
+        self.y = np.empty(segment.output, scratch.dtype)
+        self.states = [np.zeros(shape, scratch.dtype) for shape in segment.states]
+        ends = list(accumulate(state.size for state in self.states))
+        parts = (scratch[end - state.size : end] for end, state in zip(ends, self.states))
+        self._new_states = [part.reshape(state.shape) for part, state in zip(parts, self.states)]
         self.calls = 0
         self.filled = segment.lead  # frames of x that are in place
 
@@ -69,8 +73,9 @@ class _Stage:
 
     def _call(self, total: int | None) -> Iterator[np.ndarray]:
         selects = [select.astype(self.x.dtype) for select in self.segment.selects(self.calls, total)]
-        self.program.call([self.x, *selects, *self.states], [self.y, *self._next_states])
-        self.states, self._next_states = self._next_states, self.states
+        self.program.call([self.x, *selects, *self.states], [self.y, *self._new_states])
+        for state, new in zip(self.states, self._new_states):
+            np.copyto(state, new)
         valid = self.segment.valid(self.calls, total)
         self.calls += 1
         self.filled = 0
@@ -82,7 +87,10 @@ class _Chain:
     """The segments of a pass on one strip, depth first. Frames are (t, C, rows, W)."""
 
     def __init__(self, part: Pass, strip: Strip, programs: Sequence[Program], dtype: np.dtype) -> None:
-        self.stages = [_Stage(segment, program, dtype) for segment, program in zip(part.segments, programs)]
+        # One call at a time makes new states: a second set of them for every segment would be most of the memory.
+        most = max(sum(map(math.prod, segment.states)) for segment in part.segments)
+        scratch = np.empty(most, dtype)
+        self.stages = [_Stage(segment, program, scratch) for segment, program in zip(part.segments, programs)]
         # Where each stage finds its window in the rows of the one before; last, where the strip's rows are.
         tops = [0, *(start * segment.scale for start, segment in zip(strip.starts, part.segments))]
         starts = [0, *strip.starts[1:], strip.first_row]

@@ -1,19 +1,27 @@
-"""Writing decoded frames as a video file."""
+"""Writing decoded frames as a video file.
+
+The frames go to `NAME.partial.SUFFIX` first, in fragments that need no index at the end: whenever writing stops,
+even killed, what is there plays. A finished MP4 or MOV is then copied, packet by packet, to an ordinary one.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from .errors import RuntimeFailure
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264"}
+
+# So that every frame is on disk as soon as it is encoded.
+_FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flush_packets": "1"}
+_CLUSTERED = {"cluster_time_limit": "0", "flush_packets": "1"}  # MKV
 
 
 def to_pixels(frames: np.ndarray) -> np.ndarray:
@@ -22,10 +30,18 @@ def to_pixels(frames: np.ndarray) -> np.ndarray:
     return pixels.transpose(0, 2, 3, 4, 1).reshape(-1, *pixels.shape[3:], 3)
 
 
+def partial_path(path: str | os.PathLike[str]) -> Path:
+    """Where the frames of a video are until it is whole."""
+    target = Path(path)
+    return target.with_name(f"{target.stem}.partial{target.suffix}")
+
+
 def write_video(clips: Iterable[np.ndarray], path: str | os.PathLike[str], fps: float) -> int:
     """Write clips of uint8 RGB frames (T, H, W, 3), one after the other, as H.264.
 
-    The file appears whole or not at all. Height and width must be even, which every latent space gives.
+    The file appears whole or not at all. If the clips end with an exception, Ctrl-C among them, or the disk is
+    full, the frames so far stay in `partial_path`, a valid video; a note of the exception says how many they are.
+    Height and width must be even, which every latent space gives.
 
     Returns:
         The number of frames written.
@@ -39,28 +55,95 @@ def write_video(clips: Iterable[np.ndarray], path: str | os.PathLike[str], fps: 
         raise RuntimeFailure(f"{target}: videos are written as {', '.join(CODECS)}.")
     if not target.parent.is_dir():
         raise RuntimeFailure(f"{target.parent} is no folder: make it, or write elsewhere.")
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
-    os.close(handle)
-    count = 0
+    partial = partial_path(target)
+    finished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
-        with av.open(temporary, "w") as container:
-            stream: Any = container.add_stream(CODECS[target.suffix.lower()], Fraction(fps).limit_denominator(1001))
-            # Nearly lossless: what is to be seen is the decoder's work, not the codec's.
-            stream.options = {"crf": "12"}
-            stream.pix_fmt = "yuv420p"
+        partial.unlink(missing_ok=True)  # of an earlier run
+        count = _encode(clips, partial, fps)
+        if not count:
+            raise RuntimeFailure(f"No frames to write to {target}.")
+        if _is_fragmented(partial):
+            _copy(partial, finished)
+            os.replace(finished, target)
+            partial.unlink()
+        else:
+            os.replace(partial, target)
+    except BaseException as error:
+        finished.unlink(missing_ok=True)
+        kept = _mended(partial)
+        failure = error
+        if isinstance(error, av.FFmpegError | OSError):
+            failure = RuntimeFailure(f"{target} cannot be written: {error}.")
+        if kept:
+            failure.add_note(f"{partial} holds the first {kept} frames.")
+        else:
+            partial.unlink(missing_ok=True)
+        raise failure from (error if failure is not error else error.__cause__)
+    return count
+
+
+def _is_fragmented(path: Path) -> bool:
+    return path.suffix.lower() != ".mkv"
+
+
+def _encode(clips: Iterable[np.ndarray], path: Path, fps: float) -> int:
+    """Write the frames in fragments; those that the encoder still has when an exception comes are written too."""
+    import av
+
+    count = 0
+    options = _FRAGMENTED if _is_fragmented(path) else _CLUSTERED
+    with av.open(str(path), "w", options=options) as container:
+        stream: Any = container.add_stream(CODECS[path.suffix.lower()], Fraction(fps).limit_denominator(1001))
+        # Nearly lossless: what is to be seen is the decoder's work, not the codec's.
+        stream.options = {"crf": "12"}
+        stream.pix_fmt = "yuv420p"
+        try:
             for clip in clips:
                 if not count:
                     stream.height, stream.width = clip.shape[1:3]
                 for picture in clip:
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
                     count += 1
-            if not count:
-                raise RuntimeFailure(f"No frames to write to {target}.")
-            container.mux(stream.encode())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except (av.FFmpegError, OSError) as error:
-        raise RuntimeFailure(f"{target} cannot be written: {error}.") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+        finally:
+            if count:
+                container.mux(stream.encode())
     return count
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a video without encoding it anew."""
+    import av
+
+    with av.open(str(source)) as given, av.open(str(target), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:  # the demuxer ends with an empty one
+                packet.stream = stream
+                container.mux(packet)
+
+
+def _mended(path: Path) -> int:
+    """Cut a fragment off that was not written to its end, and count the frames that are left."""
+    import av
+
+    with suppress(OSError, av.FFmpegError):
+        if _is_fragmented(path):  # of an MKV, readers take what is there
+            with path.open("rb+") as file:
+                file.truncate(max(_fragment_ends(file), default=0))
+        with av.open(str(path)) as container:
+            return sum(packet.size > 0 for packet in container.demux(video=0))
+    return 0
+
+
+def _fragment_ends(file: BinaryIO) -> Iterator[int]:
+    """Where each whole fragment of an MP4 ends. A fragment is a moof box and an mdat box."""
+    length = file.seek(0, os.SEEK_END)
+    place = 0
+    while place + 8 <= length:
+        file.seek(place)
+        header = file.read(8)
+        place += int.from_bytes(header[:4])
+        if place > length or header[:4] == b"\0\0\0\0":
+            return
+        if header[4:] == b"mdat":
+            yield place

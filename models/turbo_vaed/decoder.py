@@ -104,7 +104,7 @@ class TurboVAEDecoder(nn.Module):
         self.spec.check(latents)
         return self(latents)
 
-    def stream(self, latents: Tensor | Iterable[Tensor], *, chunk: int = 1) -> Iterator[Tensor]:
+    def stream(self, latents: Tensor | Iterable[Tensor], *, chunk: int = 1, strips: int = 1) -> Iterator[Tensor]:
         """Decode piece by piece, without gradients, holding a number of frames that no clip length changes.
 
         The frames are those of `decode` on the whole clip, borders included, causal or not: the same function
@@ -112,19 +112,26 @@ class TurboVAEDecoder(nn.Module):
         a latent frame before it asks for the next one; otherwise frames come as soon as the latents that they
         depend on have arrived, and the last ones at the end.
 
+        In strips, memory is that of one strip of rows, and the time is more: rows between two strips are computed
+        for both. The latents are all taken first, each strip goes through the whole clip, and no frame comes
+        before the last strip; what the others made waits in a temporary file, which takes
+        (strips - 1) / strips of the bytes of all frames.
+
         Args:
             latents: (N, C, T', H', W') floating point, unnormalised; or an iterable of such chunks of one
                 clip, in order, each with any number of frames.
             chunk: latent frames to decode at a time, at most. More takes more memory.
+            strips: horizontal strips of each frame to decode one after the other.
 
         Returns:
             Iterator of frames (N, 3, t, H, W) in order, as soon as they are final; t varies.
 
         Raises:
             ModelError: wrong rank, channels or dtype, a chunk that does not fit the first one, no chunk at
-                all, or `chunk` below 1. What an iterable holds is checked as it arrives.
+                all, `chunk` or `strips` below 1, more strips than rows, or a temporary folder that is full.
+                What an iterable holds is checked as it arrives.
         """
-        return stream_frames(self, latents, chunk)
+        return stream_frames(self, latents, chunk, strips)
 
     @classmethod
     def from_preset(cls, name: str, *, causal: bool = False) -> TurboVAEDecoder:

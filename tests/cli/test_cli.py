@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from handheld.latents_file import write_latents
 COMMANDS = (
     "distill",
     "check",
+    "fit",
     "estimate",
     "export",
     "verify",
@@ -162,6 +165,58 @@ def test_doctor_names_every_target_and_what_cannot_run_here(handheld: Run) -> No
     if sys.platform != "darwin":
         assert "ios, ios16, ios18: cannot be run here: Core ML runs on macOS only" in text
         assert text.count("by reference evaluator") == 4
+
+
+def test_ctrl_c_while_decoding_says_how_many_frames_are_in_the_partial_video(bundle: Path, tmp_path: Path) -> None:
+    import av
+
+    clips = 5000  # some seconds of work, of which the first frames are enough
+    write_latents(tmp_path / "latents.safetensors", np.zeros((clips, 48, 2, 4, 4), np.float32), {})
+    partial = tmp_path / "out.partial.mp4"
+    command = [sys.executable, "-m", "handheld.cli", "decode", str(bundle), str(tmp_path / "latents.safetensors")]
+    with subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out.mp4")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (partial.exists() and partial.stat().st_size > 5000):
+            assert process.poll() is None, "it ended by itself"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate()
+    assert process.returncode == 130
+    with av.open(str(partial)) as container:
+        kept = sum(1 for _ in container.decode(video=0))
+    assert 0 < kept < 3 * clips
+    assert text.endswith(f"handheld: interrupted\n{partial} holds the first {kept} frames.\n")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_fit_proposes_a_plan_within_the_budget_and_exits_with_1_where_nothing_fits(
+    handheld: Run, tmp_path: Path
+) -> None:
+    size = ["--height", 64, "--width", 64, "--frames", 9]
+    file = tmp_path / "fit.json"
+    status, text, _ = handheld("fit", "tiny", "-t", "onnx", *size, "--budget", "300MB", "--json", file)
+    assert status == 0
+    assert all(part in text for part in ("up_blocks.1", "whole clip", "streamed, proposed", "fits"))
+    (found,) = json.loads(file.read_text())["targets"]
+    assert found["proposal"]["peak_bytes"] <= 300_000_000
+    assert found["overhead"]["source"]
+    status, text, _ = handheld("fit", "tiny", "-t", "onnx", *size, "--budget", "50MB")
+    assert status == 1
+    assert "nothing fits 50.0 MB" in text
+
+
+def test_an_export_within_a_budget_streams_and_verifies(handheld: Run, tmp_path: Path) -> None:
+    size = ["--height", 32, "--width", 32, "--frames", 3]
+    made = tmp_path / "made"
+    status, _, text = handheld("export", "tiny", "-t", "onnx", *size, "--stream", "--budget", "200MB", "-o", made)
+    assert status == 0, text
+    assert handheld("verify", made)[0] == 0
+    for wrong in (["--budget", "200MB"], ["--stream", "--budget", "much"], ["--stream", "--budget", "1MB"]):
+        status, _, text = handheld("export", "tiny", "-t", "onnx", *size, *wrong, "-o", tmp_path / "none")
+        assert status == 1
+        assert wrong[-1] in text
+        assert not (tmp_path / "none").exists()
 
 
 def test_recipes_are_listed(handheld: Run) -> None:

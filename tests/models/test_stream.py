@@ -12,16 +12,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from handheld.models import PRESETS, ModelError, TurboVAEDecoder
-from handheld.models.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d, ResnetBlock
-from handheld.models.turbo_vaed.stream import stream_stages
+from handheld.models.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d
+from handheld.models.turbo_vaed.spool import Spool
+from handheld.models.turbo_vaed.stages import Rows, stream_stages
 
 # Presets of one architecture count once.
 STRUCTURES = [name for i, name in enumerate(PRESETS) if PRESETS[name] not in [*PRESETS.values()][:i]]
 FORMS = [(name, causal) for name in STRUCTURES for causal in (False, True)]
 
 
-def narrow(name: str, *, causal: bool, **change: object) -> TurboVAEDecoder:
-    """A preset's structure in small: narrow, with changes of width where the preset has them, and at most two
+def narrow(name: str, *, causal: bool, layers: int = 2, **change: object) -> TurboVAEDecoder:
+    """A preset's structure in small: narrow, with changes of width where the preset has them, and at most `layers`
     blocks per stage.
 
     The last norm keeps two channels behind a patch head. With one it would be the sign function, which makes
@@ -34,7 +35,7 @@ def narrow(name: str, *, causal: bool, **change: object) -> TurboVAEDecoder:
     config = replace(
         PRESETS[name],
         decoder_block_out_channels=tuple(narrowed[width] for width in widths),
-        decoder_layers_per_block=tuple(min(n, 2) for n in PRESETS[name].decoder_layers_per_block),
+        decoder_layers_per_block=tuple(min(n, layers) for n in PRESETS[name].decoder_layers_per_block),
         decoder_causal=causal,
         **change,
     )
@@ -42,10 +43,10 @@ def narrow(name: str, *, causal: bool, **change: object) -> TurboVAEDecoder:
     return TurboVAEDecoder(config).eval()
 
 
-def latents_for(model: TurboVAEDecoder, frames: int, *, batch: int = 1) -> Tensor:
+def latents_for(model: TurboVAEDecoder, frames: int, *, batch: int = 1, height: int = 1) -> Tensor:
     width = 1 if model.spec.spatial > 16 else 2
     generator = torch.Generator().manual_seed(frames)
-    latents = torch.randn(batch, model.spec.channels, frames, 1, width, generator=generator)
+    latents = torch.randn(batch, model.spec.channels, frames, height, width, generator=generator)
     return latents.to(next(model.parameters()).dtype)
 
 
@@ -149,15 +150,8 @@ def test_state_holds_only_what_the_convolutions_need_for_any_length(name: str, c
         model = narrow(name, causal=causal)
         piece = torch.empty(1, model.spec.channels, chunk, 1, 1)
 
-    taps = {
-        key: module.kernel
-        for key, module in model.named_modules()
-        if isinstance(module, Conv3d | DepthwiseSeparableConv3d)
-    }
-    needed = sum(k - 1 for k in taps.values())
-    if not causal:  # both convolutions of a block delay by half their taps, and the shortcut waits for them
-        blocks = [key for key, module in model.named_modules() if isinstance(module, ResnetBlock)]
-        needed += sum((taps[f"{key}.conv1"] - 1) // 2 + (taps[f"{key}.conv2"] - 1) // 2 for key in blocks)
+    convs = [m for m in model.modules() if isinstance(m, Conv3d | DepthwiseSeparableConv3d)]
+    needed = sum(module.kernel - 1 for module in convs)
 
     stages = stream_stages(model)
     frames, size_bytes = [], []
@@ -174,6 +168,90 @@ def test_state_holds_only_what_the_convolutions_need_for_any_length(name: str, c
             assert piece_of_tail.shape[2] <= model.spec.temporal
             assert sum(tensor.shape[2] for tensor in stages.state()) <= needed
     assert stages.state() == []
+
+
+@pytest.mark.parametrize(("name", "causal"), FORMS)
+def test_strips_equal_the_whole_frame(name: str, causal: bool) -> None:
+    model = narrow(name, causal=causal, layers=1).double()
+    latents = latents_for(model, 2, height=2)
+    # Three strips cut at odd rows.
+    assert_same_function(joined(model.stream(latents, strips=3)), model.decode(latents))
+
+
+def test_a_strip_that_reads_only_some_rows_of_the_latents_equals_them_of_the_whole_frame() -> None:
+    model = narrow("tiny", causal=False, layers=1).double()
+    latents = latents_for(model, 2, height=28)
+    height = 28 * model.spec.spatial
+    rows = Rows(height // 2 - 5, height // 2 + 6, height)
+    stages = stream_stages(model)
+    taken = stages.restrict(rows)
+    assert 0 < taken.start < taken.stop < 28
+    with torch.no_grad():
+        pieces = [stages.push(latents[:, :, :, taken.start : taken.stop]), *stages.flush()]
+    streamed = torch.cat([piece for piece in pieces if piece is not None], 2)
+    assert_same_function(streamed, model.decode(latents)[..., rows.start : rows.stop, :])
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(1, 2), min_size=1, max_size=3), st.integers(1, 2), st.integers(1, 5), st.booleans())
+def test_strips_of_any_height_and_chunks_of_any_sizes_go_together(
+    sizes: list[int], height: int, strips: int, causal: bool
+) -> None:
+    model = narrow("tiny", causal=causal, layers=1).double()
+    latents = latents_for(model, sum(sizes), height=height)
+    pieces = model.stream(iter(latents.split(sizes, dim=2)), chunk=2, strips=strips)
+    assert_same_function(joined(pieces), model.decode(latents))
+
+
+def test_strips_of_single_rows_and_other_kernels_and_heads() -> None:
+    for patch_size, kernel in ((1, 7), (2, 3)):
+        model = narrow(
+            "tiny", causal=False, layers=1, patch_size=patch_size, decoder_dw_kernel_size=kernel
+        ).double()
+        latents = latents_for(model, 1)
+        rows = model.spec.spatial
+        assert_same_function(joined(model.stream(latents, strips=rows)), model.decode(latents))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strips_add_no_more_than_rounding_in_other_dtypes(dtype: torch.dtype) -> None:
+    model = narrow("tiny", causal=False).to(dtype)
+    latents = latents_for(model, 2, height=6)
+    whole = model.decode(latents)
+    streamed = joined(model.stream(latents, strips=3))
+    exact = model.double().decode(latents.double())
+    assert streamed.dtype == dtype
+    rounding = (whole.double() - exact).abs().max()
+    assert (streamed.double() - whole.double()).abs().max() < max(4 * rounding, 1e-5)
+
+
+def test_a_strip_holds_state_of_the_rows_that_it_needs_only() -> None:
+    def held_bytes(rows: Rows) -> int:
+        with torch.device("meta"):
+            model = narrow("tiny", causal=False)
+            stages = stream_stages(model)
+            taken = stages.restrict(rows)
+            with torch.no_grad():
+                for _ in range(20):
+                    stages.push(torch.empty(1, model.spec.channels, 1, len(taken), 2))
+        return sum(tensor.untyped_storage().nbytes() for tensor in stages.state())
+
+    spatial, latent_rows = narrow("tiny", causal=False).spec.spatial, 400
+    height = latent_rows * spatial
+    whole = held_bytes(Rows(0, height, height))
+    strip = held_bytes(Rows(height // 4, height // 2, height))
+    # A quarter, and a halo that 400 rows make small.
+    assert 0.25 < strip / whole < 0.33
+
+
+def test_a_full_temporary_folder_is_named() -> None:
+    # A real full device behind the spool: /dev/full refuses every write.
+    spool = Spool()
+    with open("/dev/full", "wb", buffering=0) as full:
+        spool._file.close()
+        spool._file = full
+        with pytest.raises(ModelError, match="does not take 16 bytes more: No space left on device"):
+            spool.write(torch.zeros(4))
 
 
 def test_flushed_stages_decode_another_clip() -> None:
@@ -264,3 +342,14 @@ def test_a_foreign_convolution_is_refused_by_name() -> None:
     model.conv_in = torch.nn.Identity()
     with pytest.raises(ModelError, match="Cannot stream a Identity"):
         model.stream(chunk_of(1, 48, 1, 2, 2))
+
+
+def test_strips_that_cannot_be_are_refused() -> None:
+    model = narrow("tiny", causal=False)
+    rows = 2 * model.spec.spatial
+    with pytest.raises(ModelError, match=r"strips is 0; .* 1 or more"):
+        model.stream(chunk_of(1, 48, 1, 2, 2), strips=0)
+    with pytest.raises(ModelError, match=f"strips is {rows + 1}; these frames have {rows} rows"):
+        model.stream(chunk_of(1, 48, 1, 2, 2), strips=rows + 1)
+    with pytest.raises(ModelError, match="the iterator ended before"):
+        list(model.stream(iter([]), strips=2))

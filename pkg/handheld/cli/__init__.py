@@ -3,15 +3,47 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from . import check, compare, decode, demo, distill, doctor, encode, estimate, export, llm, profile, tune, verify
+from . import (
+    check,
+    compare,
+    decode,
+    demo,
+    distill,
+    doctor,
+    encode,
+    estimate,
+    export,
+    fit,
+    llm,
+    profile,
+    tune,
+    verify,
+)
 from .console import paragraphs
 from .errors import message_of
 
+
+def _with_notes(message: str, error: BaseException) -> str:
+    return "\n".join([message, *getattr(error, "__notes__", ())])
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:  # of which typer would make an exit status without a word
+            print(_with_notes("handheld: interrupted", interrupt), file=sys.stderr)
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
     name="handheld",
+    cls=_Commands,
     help=(
         "Take a generative video model that does not fit a phone, and make it run there.\n\n"
         "The usual way: [bold]distill[/bold] a teacher's decoder into a small student, [bold]export[/bold] it to "
@@ -26,7 +58,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = (distill, check, estimate, export, verify, profile, compare, encode, decode, demo, tune, doctor)
+COMMANDS = (distill, check, fit, estimate, export, verify, profile, compare, encode, decode, demo, tune, doctor)
 
 for command in COMMANDS:
     name = command.__name__.rpartition(".")[2]
@@ -54,12 +86,9 @@ def main() -> None:
     """Entry point: a user's error is one message on stderr and exit status 1; a defect keeps its traceback."""
     try:
         app(prog_name="handheld")
-    except KeyboardInterrupt:
-        print("handheld: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
     except Exception as error:
         message = message_of(error)
         if message is None:
             raise
-        print(f"handheld: {message}", file=sys.stderr)
+        print(_with_notes(f"handheld: {message}", error), file=sys.stderr)
         raise SystemExit(1) from None

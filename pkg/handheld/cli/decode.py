@@ -42,6 +42,9 @@ def run(
 ) -> None:
     """Decode latents to a video with one of a bundle's artefacts.
 
+    Stopped by Ctrl-C, a full disk or a runtime that fails, it keeps the frames so far as OUT.partial.mp4 and says
+    how many they are.
+
     A streamed artefact (handheld export --stream) takes clips of any number of frames and holds a few of them at a
     time.
     """

@@ -67,6 +67,14 @@ def run(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="With --stream: latent frames of a step, at least.", show_default="1"),
     ] = None,
+    budget: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="With --stream and one target: memory of the process that decodes, such as 1.5GB; cuts as "
+            "handheld fit proposes.",
+            show_default=False,
+        ),
+    ] = None,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -104,6 +112,9 @@ def run(
         raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
     if chunk is not None and not stream:
         raise CommandError(f"--chunk {chunk} goes with --stream.")
+    budget_bytes = options.bytes_of(budget) if budget is not None else None
+    if budget is not None and (not stream or len(target) > 1 or chunk is not None):
+        raise CommandError(f"--budget {budget} goes with --stream and one target, and chooses the chunks itself.")
     if stream and precision == AUTO:
         raise CommandError("--precision auto does not go with --stream: name a precision.")
     sizes = _asked_sizes(shape, frames, height, width)
@@ -136,6 +147,17 @@ def run(
         from handheld.convert.streaming import default_cuts
 
         cuts = default_cuts(opened.model, latents.shape[2], chunk or 1)
+        if budget_bytes is not None:
+            from handheld.convert.streaming.fit import choose_cuts
+
+            (wanted,) = targets
+            with status(f"Planning for {budget}"):
+                fitting = choose_cuts(
+                    opened.model, latents.shape, wanted, precision or wanted.default_precision, budget_bytes
+                )
+            if fitting is None:
+                raise CommandError(f"Nothing fits {budget} on {wanted.name}: handheld fit says what it would take.")
+            cuts = fitting
         if not more and latents.shape[2] > 1:  # the other end of the lengths, to be verified too
             more = [(latents[:, :, :1].contiguous(), f"the first frame of {origin}")]
     exported = export_and_show(

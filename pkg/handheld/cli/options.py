@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Optional
 
 import typer
+
+from .errors import CommandError
 
 Source = Annotated[
     str,
@@ -52,3 +55,17 @@ Precision = Annotated[
 ]
 Causal = Annotated[bool, typer.Option("--causal", help="The causal form of a preset.")]
 Seed = Annotated[int, typer.Option(help="Seed of a preset's random weights.")]
+Budget = Annotated[
+    str,
+    typer.Option(help="Memory of the process that decodes: 2GB, 800MB, 1.5GiB.", show_default=False),
+]
+
+_UNITS = {"MB": 10**6, "GB": 10**9, "MiB": 2**20, "GiB": 2**30}
+
+
+def bytes_of(text: str) -> int:
+    """The bytes of a size such as 1.5GB. Raises CommandError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(\w+)", text)
+    if match is None or match[2] not in _UNITS or not float(match[1]):
+        raise CommandError(f"{text} is no amount of memory: a number and {', '.join(_UNITS)}, such as 1.5GB.")
+    return int(float(match[1]) * _UNITS[match[2]])

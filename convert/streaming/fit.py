@@ -1,0 +1,209 @@
+"""Whether a decoder fits a memory budget, whole or streamed, before anything is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from handheld.models import TurboVAEDConfig, TurboVAEDecoder
+
+from ..memory import lifetimes, live_bytes, peak_memory, weight_bytes
+from ..rewrite import apply, capture, module_of
+from ..target import Precision, Target
+from .cuts import PassCut, default_cuts
+from .memory import StreamSize, UnitSizes
+from .overheads import Overhead, overhead_of
+from .planner import Planner
+
+
+@dataclass(frozen=True)
+class StageSize:
+    """A stage of the decoder: conv_in, mid_block, up_blocks.0 ..., tail.
+
+    Attributes:
+        weight_bytes: as the whole-clip artefact has them.
+        whole_bytes: most activations at once while the stage runs on the whole clip, whosever they are.
+        state_bytes: frames that a streamed artefact keeps for it, of whole frames.
+    """
+
+    name: str
+    weight_bytes: int
+    whole_bytes: int
+    state_bytes: int
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way to stream: where to cut, and what it takes."""
+
+    cuts: tuple[PassCut, ...]
+    size: StreamSize
+
+    @property
+    def peak_bytes(self) -> int:
+        return max(self.size.peak_bytes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Sizes, and of each pass its strips, segments and their chunks."""
+        passes = [
+            {
+                "strips": len(part.strips),
+                "peak_bytes": peak,
+                "spool_bytes": spool,
+                "segments": [
+                    {"units": list(segment.units), "chunk": segment.chunk, "rows": segment.input[2]}
+                    for segment in part.segments
+                ],
+            }
+            for part, peak, spool in zip(self.size.plan.passes, self.size.peak_bytes, self.size.spool_bytes)
+        ]
+        return {"peak_bytes": self.peak_bytes, "weight_bytes": self.size.weight_bytes, "passes": passes}
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` found. Peaks are of a process that decodes, weights and runtime included.
+
+    Attributes:
+        whole_bytes: the peak of decoding the whole clip at once.
+        default: streamed as `handheld export --stream` does without a budget.
+        proposal: the fastest way to stream within the budget; None where there is none.
+        overhead: the runtime's part.
+    """
+
+    target: str
+    precision: str
+    budget_bytes: int
+    stages: tuple[StageSize, ...]
+    whole_bytes: int
+    default: Proposal
+    proposal: Proposal | None
+    overhead: Overhead
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "precision": self.precision,
+            "budget_bytes": self.budget_bytes,
+            "stages": [vars(stage) for stage in self.stages],
+            "whole_clip": {"peak_bytes": self.whole_bytes},
+            "streamed": self.default.to_json(),
+            "proposal": self.proposal.to_json() if self.proposal else None,
+            "overhead": vars(self.overhead),
+        }
+
+
+def fit(
+    config: TurboVAEDConfig,
+    latents: Sequence[int],
+    target: Target,
+    budget_bytes: int,
+    precision: str | None = None,
+) -> Fit:
+    """Compute what decoding takes of memory, from graphs on the meta device; nothing runs.
+
+    Args:
+        latents: shape (1, C, T', H', W').
+        target: need not be installed.
+        precision: a name in the target's `precisions`; None is its default.
+
+    Raises ExportError for a runtime whose overhead was not measured, a precision that the target lacks and a model
+    that torch.export refuses.
+    """
+    overhead = overhead_of(target.runtime)
+    name = precision or target.default_precision
+    wanted = target.precision(name)
+    _, _, frames, height, width = latents
+    with torch.device("meta"):  # shapes without values
+        model = TurboVAEDecoder(config).eval()
+        example = torch.empty(tuple(latents))
+    graph = capture(model, (example,))
+    apply(graph, wanted.rewrites)
+    whole = overhead.whole_clip_bytes(
+        weight_bytes(graph, wanted.dtype), peak_memory(graph, wanted.dtype).size_bytes
+    )
+    planner = Planner(UnitSizes(model, height, width, wanted), frames, overhead)
+    cuts = default_cuts(model, frames)
+    proposed = planner.fitting(budget_bytes)
+    return Fit(
+        target.name,
+        name,
+        budget_bytes,
+        tuple(_stages(graph, wanted.dtype, planner)),
+        whole,
+        Proposal(cuts, planner.size(cuts)),
+        Proposal(*proposed) if proposed else None,
+        overhead,
+    )
+
+
+def whole_clip_bytes(
+    config: TurboVAEDConfig, latents: Sequence[int], target: Target, precision: str | None = None
+) -> int:
+    """The peak of a process that decodes a whole clip at once, as `fit` has it."""
+    with torch.device("meta"):
+        model = TurboVAEDecoder(config).eval()
+    wanted = target.precision(precision or target.default_precision)
+    return _whole_clip(model, latents, wanted, overhead_of(target.runtime))[1]
+
+
+def _whole_clip(
+    model: TurboVAEDecoder, latents: Sequence[int], precision: Precision, overhead: Overhead
+) -> tuple[fx.GraphModule, int]:
+    graph = capture(model, (torch.empty(tuple(latents), device="meta"),))
+    apply(graph, precision.rewrites)
+    weights, peak = weight_bytes(graph, precision.dtype), peak_memory(graph, precision.dtype)
+    return graph, overhead.whole_clip_bytes(weights, peak.size_bytes)
+
+
+def choose_cuts(
+    model: TurboVAEDecoder, latents: Sequence[int], target: Target, precision: str, budget_bytes: int
+) -> tuple[PassCut, ...] | None:
+    """The fastest cuts within a budget, as `fit` proposes them; None where there are none."""
+    _, _, frames, height, width = latents
+    with torch.device("meta"):
+        shapes = TurboVAEDecoder(model.config).eval()
+    sizes = UnitSizes(shapes, height, width, target.precision(precision))
+    found = Planner(sizes, frames, overhead_of(target.runtime)).fitting(budget_bytes)
+    return found[0] if found else None
+
+
+def _stages(graph: fx.GraphModule, dtype: torch.dtype, planner: Planner) -> list[StageSize]:
+    weights: dict[str, int] = {}
+    peaks: dict[str, int] = {}
+    stage = "conv_in"
+    seen: set[str] = set()
+    for node, live in live_bytes(graph, lifetimes(graph, dtype)).items():
+        if node.op == "get_attr":
+            continue
+        stage = _stage_of(module_of(node)) or stage
+        peaks[stage] = max(peaks.get(stage, 0), live)
+        for source in node.all_input_nodes:
+            if source.op == "get_attr" and source.target not in seen:
+                seen.add(str(source.target))
+                weights[stage] = weights.get(stage, 0) + _held_bytes(graph, str(source.target), dtype)
+    states: dict[str, int] = {}
+    for name, size_bytes in planner.state_bytes().items():
+        states[_stage_of(name)] = states.get(_stage_of(name), 0) + size_bytes
+    return [StageSize(name, weights.get(name, 0), peak, states.get(name, 0)) for name, peak in peaks.items()]
+
+
+def _stage_of(module: str) -> str:
+    """The stage that a module belongs to; empty for none."""
+    first, *rest = module.split(".")
+    if first == "up_blocks" and rest:
+        return f"{first}.{rest[0]}"
+    if first in ("conv_in", "mid_block", ""):
+        return first
+    return "tail"
+
+
+def _held_bytes(graph: fx.GraphModule, target: str, dtype: torch.dtype) -> int:
+    value: Any = graph
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value.numel() * (dtype if value.dtype == torch.float32 else value.dtype).itemsize

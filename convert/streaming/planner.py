@@ -1,0 +1,291 @@
+"""The choice of cuts, chunks, passes and strips for a memory budget.
+
+Where to cut is a trade. Of a segment of several units all units compute the frames that the last of them only looks
+ahead at, and a clip has that many frames more; a segment of its own needs buffers for its input and output. Larger
+chunks cost less per frame and more memory. A pass holds only its own weights and states, and writes its frames to a
+file for the next one. Strips make everything lower, and the rows around them are computed twice.
+
+The search: for the last pass every first unit and every number of strips; before it, whole frames, in as few passes
+as fit. In each pass a shortest path over the cuts and chunks, for several limits of a program's own activations and
+several prices of a buffer's byte. It takes the size of a unit to be linear in the frames of a call; what it chooses
+is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from handheld.runtime.stream_plan import Segment, Timeline
+
+from .cuts import Cut, PassCut
+from .memory import ProgramSize, StreamSize, UnitSizes, stream_size
+from .overheads import Overhead
+
+_CHUNKS = (1, 2, 4, 8, 16)
+_STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
+_MOST_UNITS = 10  # of a segment: what more look ahead together is waste everywhere
+
+# Multiply-adds in the time of moving a byte, on a CPU: what makes small chunks, with their share of frames that are
+# only kept, cost what they do.
+_WORK_PER_BYTE = 8
+
+# More work than one pass over the whole frame that a plan with temporary files must save: until its last pass it
+# gives no frame.
+_SPOOLED = 1.25
+
+# The search is repeated with a smaller budget where what it chose is larger than it took it to be.
+_TRIES = 4
+
+# Frames of a call in which units are measured; a Winograd tile makes two frames at least.
+_MEASURED_AT = 4
+_TILE = 2
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """A unit on whole frames, and what a call of `_MEASURED_AT` frames needs.
+
+    Attributes:
+        segment: of this unit alone.
+        kept: frames of state in front of its largest convolution's input.
+    """
+
+    segment: Segment
+    size: ProgramSize
+    kept: int
+
+    @property
+    def rows(self) -> int:
+        return self.segment.input[2]
+
+    @property
+    def state_size(self) -> int:
+        """Elements of the states."""
+        return sum(map(math.prod, self.segment.states))
+
+    def share(self, chunk: int) -> float:
+        """What a call of `chunk` frames needs of memory, against what was measured."""
+        return (self.kept + chunk) / (self.kept + _MEASURED_AT)
+
+    def work(self, chunk: int) -> float:
+        """Of a call."""
+        tiles = -(-chunk // _TILE) / (_MEASURED_AT / _TILE)
+        return self.size.multiply_adds * tiles + _WORK_PER_BYTE * self.size.moved_bytes * self.share(chunk)
+
+
+@dataclass(frozen=True)
+class _Option:
+    """A run of units as a segment with a chunk, in a pass of some strips.
+
+    Attributes:
+        first, stop: of the units.
+        work: for the whole clip and all strips.
+        buffer_bytes: of x and y.
+        inner_bytes: of activations.
+    """
+
+    first: int
+    stop: int
+    chunk: int
+    work: float
+    buffer_bytes: float
+    inner_bytes: float
+
+
+@dataclass(frozen=True)
+class _Solution:
+    """The cuts of a pass, and what they cost."""
+
+    cuts: tuple[Cut, ...]
+    work: float
+
+
+class Planner:
+    """Chooses cuts for budgets.
+
+    Args:
+        frames: of the latents.
+    """
+
+    def __init__(self, sizes: UnitSizes, frames: int, overhead: Overhead) -> None:
+        self.sizes, self.frames, self.overhead = sizes, frames, overhead
+        self.itemsize = sizes.precision.dtype.itemsize
+        self._units = [
+            _Unit(segment, sizes.of_unit(index, _MEASURED_AT), _kept(segment))
+            for index, segment in enumerate(sizes.segments(_MEASURED_AT))
+        ]
+        self._lengths = [frames]
+        for unit in self._units:
+            self._lengths.append(unit.segment.end.length(self._lengths[-1]))
+
+    def fitting(self, budget_bytes: int) -> tuple[tuple[PassCut, ...], StreamSize] | None:
+        """The fastest cuts whose peak is at most `budget_bytes`, and their size; None if there are none."""
+        allowed = float(budget_bytes)
+        for _ in range(_TRIES):
+            found = [plan for step in self._steps() if (plan := self._search(allowed, step))]
+            if not found:
+                return None
+            _, cuts = min(found, key=lambda plan: plan[0])
+            size = self.size(cuts)
+            peak = max(size.peak_bytes)
+            if peak <= budget_bytes:
+                return cuts, size
+            allowed *= 0.99 * budget_bytes / peak
+        return None
+
+    def state_bytes(self) -> dict[str, int]:
+        """Of each unit, by its name: the frames that it keeps, whole ones."""
+        return {unit.segment.units[0]: self._state_bytes(unit) for unit in self._units}
+
+    def _state_bytes(self, unit: _Unit) -> int:
+        return unit.state_size * self.itemsize
+
+    def size(self, cuts: Sequence[PassCut]) -> StreamSize:
+        return stream_size(cuts, self.frames, self.sizes, self.overhead)
+
+    def _steps(self) -> tuple[int | None, ...]:
+        """Latent frames that all segments take at a time, or None where each may take its own number of frames.
+
+        In a causal decoder frames would wait for the next latent where segments are out of step.
+        """
+        return _CHUNKS if self.sizes.model.config.decoder_causal else (None,)
+
+    def _search(self, budget: float, step: int | None) -> tuple[float, tuple[PassCut, ...]] | None:
+        """The work and the cuts of the fastest plan of a budget."""
+        best: tuple[float, tuple[PassCut, ...]] | None = None
+        count = len(self._units)
+
+        @cache
+        def solved(first: int, stop: int, strips: int) -> _Solution | None:
+            return self._solve(first, stop, strips, budget, step)
+
+        @cache
+        def head(stop: int) -> tuple[float, tuple[PassCut, ...]] | None:
+            """Whole frames up to a unit: the last of its passes as long as fits."""
+            if stop == 0:
+                return 0.0, ()
+            for first in range(stop):
+                last = solved(first, stop, 1)
+                before = head(first) if last else None
+                if last and before:
+                    return before[0] + last.work + self._spooling(stop), (*before[1], PassCut(last.cuts))
+            return None
+
+        for first in range(count):
+            before = head(first)
+            if before is None or (best and before[0] >= best[0]):
+                continue
+            for strips in _STRIPS:
+                last = solved(first, count, strips)
+                if last:
+                    work = before[0] + last.work + (self._spooling(count) if strips > 1 else 0.0)
+                    if first or strips > 1:
+                        work *= _SPOOLED
+                    if best is None or work < best[0]:
+                        best = work, (*before[1], PassCut(last.cuts, strips))
+                    break  # more strips are more work
+        return best
+
+    def _spooling(self, stop: int) -> float:
+        """Work of writing and reading the frames between two passes."""
+        _, c, h, w = self._units[stop - 1].segment.output
+        return 2.0 * _WORK_PER_BYTE * self._lengths[stop] * c * h * w * self.itemsize
+
+    def _solve(self, first: int, stop: int, strips: int, budget: float, step: int | None) -> _Solution | None:
+        """The cuts of a pass with the least work, of those that fit."""
+        rows = self._rows(first, stop, strips)
+        if rows is None:
+            return None
+        units = self._units[first:stop]
+        parts = [own / unit.rows for own, unit in zip(rows, units)]
+        held = [
+            (ProgramSize(unit.size.weight_bytes, 0, 0, 0), 0, int(self._state_bytes(unit) * part))
+            for unit, part in zip(units, parts)
+        ]
+        left = budget - self.overhead.peak_bytes(held)
+        if left <= 0:
+            return None
+        options = list(self._options(first, stop, parts, strips, step))
+        best: _Solution | None = None
+        limits = sorted({option.inner_bytes for option in options if option.inner_bytes < left})
+        for limit in limits[:: max(1, len(limits) // 12)]:
+            usable = [option for option in options if option.inner_bytes <= limit]
+            for price in (0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0):
+                path = _shortest(usable, first, stop, price)
+                if path is None:
+                    break
+                inner = [option.inner_bytes for option in path]
+                buffers = sum(option.buffer_bytes for option in path) * (1 + self.overhead.boundary)
+                needed = buffers + self.overhead.inner * (sum(inner) if self.overhead.inner_stays else max(inner))
+                work = sum(option.work for option in path)
+                if needed <= left:
+                    if best is None or work < best.work:
+                        best = _Solution(tuple(Cut(o.stop - o.first, o.chunk) for o in path), work)
+                    break  # a higher price is more work
+        return best
+
+    def _rows(self, first: int, stop: int, strips: int) -> list[int] | None:
+        """Rows of each unit's input in a strip; None if there is no such pass."""
+        height = self._units[stop - 1].segment.input[2] * self._units[stop - 1].segment.scale
+        if strips > height:
+            return None
+        wanted = -(-height // strips)
+        rows: list[int] = []
+        for unit in reversed(self._units[first:stop]):
+            segment = unit.segment
+            wanted = min(-(-wanted // segment.scale) + 2 * -(-segment.halo // segment.scale), unit.rows)
+            rows.append(wanted)
+        return rows[::-1]
+
+    def _options(
+        self, first: int, stop: int, parts: Sequence[float], strips: int, step: int | None
+    ) -> Iterator[_Option]:
+        """Every segment that the pass may have, in the order of their first units."""
+        for start in range(first, stop):
+            rate = math.prod(unit.segment.end.rate for unit in self._units[:start])
+            for chunk in _CHUNKS if step is None else (step * rate,):
+                yield from self._from(first, start, stop, chunk, parts, strips)
+
+    def _from(
+        self, first: int, start: int, stop: int, chunk: int, parts: Sequence[float], strips: int
+    ) -> Iterator[_Option]:
+        at = Timeline()
+        x_bytes = self.itemsize * chunk * math.prod(self._units[start].segment.input[1:]) * parts[start - first]
+        work = inner = 0.0
+        for index in range(start, min(stop, start + _MOST_UNITS)):
+            unit, part = self._units[index], parts[index - first]
+            now = chunk * at.rate
+            work += unit.work(now) * part
+            inner = max(inner, unit.size.inner_bytes * unit.share(now) * part)
+            end = unit.segment.end
+            at = Timeline(at.rate * end.rate, at.delay * end.rate + end.delay, 0)
+            y_bytes = self.itemsize * now * end.rate * math.prod(unit.segment.output[1:]) * part
+            calls = -(-(self._lengths[index + 1] + at.delay) // (chunk * at.rate))
+            yield _Option(start, index + 1, chunk, work * calls * strips, x_bytes + y_bytes, inner)
+
+
+def _shortest(options: Sequence[_Option], first: int, stop: int, price: float) -> list[_Option] | None:
+    """Segments from the first unit to the last with the least work, a byte of buffers priced at so much of it."""
+    costs: dict[int, float] = {first: 0.0}
+    chosen: dict[int, _Option] = {}
+    for option in options:  # by their first unit
+        if option.first in costs:
+            cost = costs[option.first] + option.work + price * option.buffer_bytes
+            if cost < costs.get(option.stop, math.inf):
+                costs[option.stop] = cost
+                chosen[option.stop] = option
+    if stop not in chosen:
+        return None
+    path: list[_Option] = []
+    while stop != first:
+        path.insert(0, chosen[stop])
+        stop = chosen[stop].first
+    return path
+
+
+def _kept(segment: Segment) -> int:
+    """Frames that a call of the segment takes again, of those that it kept."""
+    return max((conv.kernel - 1 for conv in segment.convs), default=0)
