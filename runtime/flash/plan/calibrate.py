@@ -113,7 +113,8 @@ def _random_reads(descriptor: int, file_bytes: int, chunk: int, threads: int, se
         pick = random.Random(seed)
         buffer = mmap.mmap(-1, chunk)  # page-aligned, as direct reads need
         count = 0
-        while time.perf_counter() < until:
+        # At least one, however late a busy machine starts this thread.
+        while not count or time.perf_counter() < until:
             if os.preadv(descriptor, [buffer], pick.randrange(places) * chunk) != chunk:
                 raise RuntimeFailure("A read gave less than was asked for. Do not change the folder meanwhile.")
             count += 1

@@ -71,7 +71,8 @@ def test_profile_counts_the_tokens_after_the_prompt(pack: Path) -> None:
     whole = profile_decoding(opened, model_options(opened, mode="exact"), TOKENS[:5], 20)
     assert len(whole.token_ns) == whole.tokens == 20
     assert (whole.bytes_read_per_token, whole.hit_rate) == (0, 1)
-    assert sum(whole.shares.values()) == pytest.approx(1, abs=0.02)
+    assert set(whole.shares) == {"reading", "feed_forward", "selector", "attention", "head", "engine"}
+    assert min(whole.shares.values()) >= 0 < whole.shares["attention"]
     floor = opened.model_floor_bytes(model_options(opened, 1, "dense"))
     streamed = profile_decoding(opened, model_options(opened, floor, "dense"), TOKENS[:5], 20)
     assert streamed.hit_rate == 0
