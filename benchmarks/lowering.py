@@ -9,9 +9,9 @@ its runtime loaded, from before the model loads; our sessions ask onnxruntime to
 is also given under onnxruntime's own defaults, as who exports it would run it. The difference is the largest from
 the eager fp32 output.
 
-The JSON: schema_version, command, created_utc, versions, device, settings (repeat, warmup, rounds, threads), and per
-preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and all
-samples `latency_ns`, a list per round. None is unknown, never zero.
+The JSON: schema_version, command, created_utc, versions, device, settings (repeat, warmup, rounds, threads), and
+per preset its clip and, per variant, `rewrites` (how often each applied), `multiply_adds` of its convolutions and
+all samples `latency_ns`, a list per round. None is unknown, never zero.
 """
 
 from __future__ import annotations
