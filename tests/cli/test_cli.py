@@ -119,7 +119,7 @@ def test_the_whole_way_from_a_video_to_a_decoded_video(handheld: Run, video: Pat
     assert "says nothing about a phone" in text
     profile = json.loads((tmp_path / "report" / "profile.json").read_text())
     assert [s["role"] for s in profile["subjects"]] == ["teacher", "student"]
-    assert all(len(s["latency_ns"][0]) == 2 for s in profile["subjects"])
+    assert all(len(s["rounds"][0]["latency_ns"]) == 2 for s in profile["subjects"])
     page = (tmp_path / "report" / "index.html").read_text()
     assert "data:image/png;base64" in page
 
