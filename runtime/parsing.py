@@ -139,7 +139,7 @@ def nullable(of: Check) -> Check:
 
 
 def record(cls: type, checks: Mapping[str, Check], optional: Collection[str] = ()) -> Check:
-    """An object with exactly the keys of `checks`, `optional` ones or not, as an instance of the dataclass `cls`."""
+    """An object with exactly the keys of `checks`, `optional` ones or not, as an instance of dataclass `cls`."""
 
     def check(value: Any, where: str, faults: list[str]) -> Any:
         if not isinstance(value, dict):
