@@ -157,7 +157,7 @@ class Artifact:
         rewrites: in the order in which they ran.
         delegation: what a delegating runtime handed over (delegates, nodes inside, nodes outside), free.
         lowering_seconds: wall-clock time of rewriting and lowering.
-        stream: how a streamed artefact, a folder of programs, is run; null where the artefact is one program for
+        stream: how a streamed artefact, a folder of programs, is run; absent where the artefact is one program for
             whole clips. A streamed one takes any number of frames: its methods are the clips that it was verified
             on, and only the first one's name is that of something in its programs.
     """
@@ -203,6 +203,9 @@ class Manifest:
     def to_json(self) -> str:
         """As written to `manifest.json`. Raises BundleError for a value that JSON does not have."""
         tree = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(self)}
+        for artifact in tree["artifacts"]:
+            if artifact["stream"] is None:
+                del artifact["stream"]
         try:
             return json.dumps(tree, indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -280,8 +283,9 @@ _ARTIFACT = parsing.record(
         "rewrites": parsing.sequence(_REWRITE),
         "delegation": parsing.nullable(parsing.mapping()),
         "lowering_seconds": parsing.nullable(parsing.number(0)),
-        "stream": parsing.nullable(parse_plan),
+        "stream": parse_plan,
     },
+    optional=("stream",),
 )
 _MANIFEST = parsing.record(
     Manifest,

@@ -11,7 +11,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -138,17 +138,17 @@ def nullable(of: Check) -> Check:
     return check
 
 
-def record(cls: type, checks: Mapping[str, Check]) -> Check:
-    """An object with exactly the keys of `checks`, as an instance of the dataclass `cls`."""
+def record(cls: type, checks: Mapping[str, Check], optional: Collection[str] = ()) -> Check:
+    """An object with exactly the keys of `checks`, `optional` ones or not, as an instance of dataclass `cls`."""
 
     def check(value: Any, where: str, faults: list[str]) -> Any:
         if not isinstance(value, dict):
             return _fault(value, where, "an object", faults)
         at = f"{where}." if where else ""
         faults += [f"{at}{key}: unknown key" for key in value if key not in checks]
-        faults += [f"{at}{key}: missing" for key in checks if key not in value]
+        faults += [f"{at}{key}: missing" for key in checks if key not in value and key not in optional]
         values = {key: of(value[key], f"{at}{key}", faults) for key, of in checks.items() if key in value}
-        return cls(**values) if len(values) == len(checks) else None
+        return cls(**values) if checks.keys() - values.keys() <= set(optional) else None
 
     return check
 

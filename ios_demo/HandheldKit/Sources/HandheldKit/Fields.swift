@@ -15,10 +15,13 @@ struct Field {
     let place: String
     let faults: Faults
 
-    /// An object's fields by key; a key that is not among `keys` is a fault, and so is one that is missing.
-    func object(_ keys: String...) -> (String) -> Field {
+    /// An object's fields by key; a key that is neither among `keys` nor `optional` is a fault, and so is one of `keys`
+    /// that is missing.
+    func object(_ keys: String..., optional: String? = nil) -> (String) -> Field {
         if case .object(let members)? = json {
-            for member in members where !keys.contains(member.key) { faults.add(path(member.key), "unknown key") }
+            for member in members where !keys.contains(member.key) && member.key != optional {
+                faults.add(path(member.key), "unknown key")
+            }
             for key in keys where json?[key] == nil { faults.add(path(key), "missing") }
         } else {
             wanted("an object")
@@ -44,6 +47,11 @@ struct Field {
 
     func optional<T>(_ read: (Field) -> T) -> T? {
         json == .null ? nil : read(self)
+    }
+
+    /// The value of an optional key.
+    func present<T>(_ read: (Field) -> T) -> T? {
+        json == nil ? nil : read(self)
     }
 
     func text(empty: Bool = false) -> String {

@@ -63,6 +63,8 @@ public struct Manifest: Equatable, Sendable {
         public let inputDType: DType
         public let outputDType: DType
         public let settings: JSON
+        /// How a streamed artefact, a folder of programs, is run; nil for one program of whole clips.
+        public let stream: StreamPlan?
     }
 
     /// The file of golden inputs and outputs.
@@ -160,10 +162,23 @@ public struct Manifest: Equatable, Sendable {
                     "\(place).methods[\(index)]", "shapes of other tensors than the bundle's inputs and outputs")
             }
         }
+        if let plan = artifact.stream { streamFaults(plan, artifact).forEach { faults.add("\(place).stream", $0) } }
         if artifact.methods.dropFirst() != artifacts[0].methods.dropFirst() {
             faults.add("\(place).methods", "after the first, not the same as those of artifacts[0]")
         }
     }
+}
+
+/// Where a plan contradicts itself or the clips of its artefact.
+private func streamFaults(_ plan: StreamPlan, _ artifact: Manifest.Artifact) -> [String] {
+    guard let taken = artifact.methods.first?.inputs.first, let given = artifact.methods.first?.outputs.first,
+        taken.count == 5, given.count == 5
+    else { return ["5 dimensions each are needed of latents and frames"] }
+    var faults = plan.faults(latents: [taken[1], taken[3], taken[4]], frames: [given[1], given[3], given[4]])
+    for method in artifact.methods where faults.isEmpty && plan.length(method.inputs[0][2]) != method.outputs[0][2] {
+        faults.append("passes: they make another number of frames than \(method.name) says")
+    }
+    return faults
 }
 
 private func repeated(_ what: String, _ values: [String], _ faults: Faults) {
@@ -229,7 +244,8 @@ extension Manifest.Artifact {
     fileprivate init(_ field: Field) {
         let f = field.object(
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
-            "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds")
+            "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds",
+            optional: "stream")
         name = f("name").text()
         target = f("target").slug()
         runtime = f("runtime").choice(Manifest.Runtime.self) ?? .coreml
@@ -246,6 +262,7 @@ extension Manifest.Artifact {
         _ = f("rewrites").list(Self.checkRewrite)
         _ = f("delegation").optional { $0.free() }
         _ = f("lowering_seconds").optional { $0.number(least: 0) }
+        stream = f("stream").present(StreamPlan.init)
     }
 
     private static func checkRewrite(_ field: Field) {

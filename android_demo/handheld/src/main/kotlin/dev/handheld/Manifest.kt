@@ -28,6 +28,8 @@ class Manifest private constructor(
         val name: String, val target: String, val runtime: String, val path: String, val precision: String,
         val sha256: String, val sizeBytes: Long, val tolerance: Tolerance, val methods: List<Method>,
         val inputDtype: String, val outputDtype: String,
+        /** Whether it is a folder of programs for clips of any length, which this library does not run yet. */
+        val isStreamed: Boolean,
     )
 
     /** The file of golden inputs and outputs. */
@@ -117,6 +119,7 @@ class Manifest private constructor(
         private fun Field.artifact(): Artifact = record(
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
             "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds",
+            optional = "stream",
         ) { field ->
             // Checked for what they are, and not kept: they are for people and tools.
             field("settings").free()
@@ -147,6 +150,7 @@ class Manifest private constructor(
                 },
                 inputDtype = field("input_dtype").dtype(),
                 outputDtype = field("output_dtype").dtype(),
+                isStreamed = field("stream").isPresent,
             )
         }
 

@@ -55,6 +55,9 @@ fun ModelBundle.open(artifact: Manifest.Artifact, shape: String? = null, threads
 }
 
 internal fun ModelBundle.openChecked(artifact: Manifest.Artifact, shape: String?, threads: Int?): VideoDecoder {
+    if (artifact.isStreamed) {
+        throw DecoderError("${artifact.name} is streamed, which this library does not run yet. Export it without --stream.")
+    }
     val open = DECODERS[artifact.runtime] ?: throw DecoderError(
         "${artifact.name} runs with ${artifact.runtime}; this app has ${DECODERS.keys.joinToString()}. Choose another one.",
     )
