@@ -55,8 +55,9 @@ def test_sizes_of_segments_are_those_of_their_own_graphs(sizes: UnitSizes, strip
         graph = capture(module, meta_inputs(segment))
         apply(graph, FP32.rewrites)
         found = sizes.of(segment)
-        # Which form of a convolution is cheapest, and so what its weights are, may depend on what stands beside it.
-        assert found.weight_bytes == pytest.approx(weight_bytes(graph), rel=0.06)
+        # Which form of a convolution is chosen, and so what its weights are, is bounded by the memory of the whole
+        # graph: in a segment of several units more of them get the larger form.
+        assert found.weight_bytes == pytest.approx(weight_bytes(graph), rel=0.2)
         # Never too little; a unit alone also turns its input into another layout.
         inner = peak_memory(graph, inner=True).size_bytes
         assert inner <= found.inner_bytes <= 1.25 * inner

@@ -116,6 +116,7 @@ def test_passes_and_strips_give_the_frames_of_the_whole_clip(name: str, causal: 
 @given(st.data())
 def test_any_cuts_of_any_clip_give_the_frames_of_the_whole_clip(data: st.DataObject) -> None:
     model = narrow("tiny", causal=data.draw(st.booleans()), is_video_dc_ae=data.draw(st.booleans()))
+    frames, height = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3))
     left = len(units_of(model))
     passes = []
     while left:
@@ -125,8 +126,8 @@ def test_any_cuts_of_any_clip_give_the_frames_of_the_whole_clip(data: st.DataObj
                 units = data.draw(st.integers(1, left))
                 cuts.append(Cut(units, data.draw(st.integers(1, 5))))
                 left -= units
-        passes.append(PassCut(tuple(cuts), data.draw(st.integers(1, 3))))
-    latents = latents_for(model, data.draw(st.integers(1, 6)), data.draw(st.integers(1, 3)))
+        passes.append(PassCut(tuple(cuts), data.draw(st.integers(1, height))))  # no more strips than rows
+    latents = latents_for(model, frames, height)
     assert_same_function(decode(model, tuple(passes), latents), model.decode(latents))
 
 
