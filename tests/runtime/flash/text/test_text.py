@@ -76,7 +76,8 @@ def test_profile_counts_the_tokens_after_the_prompt(pack: Path) -> None:
     floor = opened.model_floor_bytes(model_options(opened, 1, "dense"))
     streamed = profile_decoding(opened, model_options(opened, floor, "dense"), TOKENS[:5], 20)
     assert streamed.hit_rate == 0
-    assert streamed.bytes_read_per_token >= 3 * 160 * opened.info.bundle_bytes
+    # Three layers a token; what was read ahead for the first one counts as the prompt's, at most a layer.
+    assert streamed.bytes_read_per_token >= (3 - 1 / 20) * 160 * opened.info.bundle_bytes
     assert streamed.held_peak_bytes <= floor
     content = json.loads(streamed.to_json())
     assert content["format"] == "handheld.flash.decode-profile"
