@@ -118,8 +118,8 @@ def _large_blocks_go_back(always: bool) -> Iterator[None]:
     glibc keeps freed blocks in its heap, and the new ones do not fit the holes: loading a model of 221 MB of
     weights peaked at 306 to 343 MB, and at 260 so. What is left is trimmed.
 
-    always: from now on, too. The programs of a stream come and go, and hand on arrays of many sizes: one of 704x1280
-    peaked at 1241 MB, and at 859 so, as fast. Not for programs without an arena: theirs would be slower.
+    always: from now on, too. The programs of a stream come and go, and hand on arrays of many sizes: one of
+    704x1280 peaked at 1241 MB, and at 859 so, as fast. Without an arena it would take twice the time.
     """
     _set_mmap_threshold(_LARGE_BYTES)
     try:
