@@ -6,7 +6,7 @@ chunks cost less per frame and more memory. A pass holds only its own weights an
 file for the next one. Strips make everything lower, and the rows around them are computed twice.
 
 The search: for the last pass every first unit and every number of strips; before it, whole frames, in as few passes
-as fit. In each pass a shortest path over the cuts and chunks, for several limits of a program's own activations and
+as fit, and strips of a few units where whole frames of a unit fit in no pass. In each pass a shortest path over the cuts and chunks, for several limits of a program's own activations and
 several prices of a buffer's byte. It takes the size of a unit to be linear in the frames of a call; what it chooses
 is measured.
 """
@@ -26,6 +26,7 @@ from .overheads import Overhead
 
 _CHUNKS = (1, 2, 4, 8, 16)
 _STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
+_MOST_STRIPPED = 4  # units of a pass in strips that is not the last: the rows around them grow with each
 _MOST_UNITS = 10  # of a segment: what more look ahead together is waste everywhere
 
 # Multiply-adds in the time of moving a byte, on a CPU: what makes small chunks, with their share of frames that are
@@ -164,7 +165,7 @@ class Planner:
 
         @cache
         def head(stop: int) -> tuple[float, tuple[PassCut, ...]] | None:
-            """Whole frames up to a unit: the last of its passes as long as fits."""
+            """Up to a unit: whole frames, the last of its passes as long as fits, or else the cheapest strips."""
             if stop == 0:
                 return 0.0, ()
             for first in range(stop):
@@ -172,7 +173,15 @@ class Planner:
                 before = head(first) if last else None
                 if last and before:
                     return before[0] + last.work + self._spooling(stop), (*before[1], PassCut(last.cuts))
-            return None
+            found = []
+            for first in range(max(0, stop - _MOST_STRIPPED), stop):
+                strips = next((n for n in _STRIPS[1:] if solved(first, stop, n)), None)
+                last = solved(first, stop, strips) if strips else None
+                before = head(first) if last else None
+                if strips and last and before:
+                    work = before[0] + last.work + self._spooling(stop)
+                    found.append((work, (*before[1], PassCut(last.cuts, strips))))
+            return min(found, key=lambda plan: plan[0], default=None)
 
         for first in range(count):
             before = head(first)
