@@ -6,9 +6,9 @@ chunks cost less per frame and more memory. A pass holds only its own weights an
 file for the next one. Strips make everything lower, and the rows around them are computed twice.
 
 The search: for the last pass every first unit and every number of strips; before it, whole frames, in as few passes
-as fit, and strips of a few units where whole frames of a unit fit in no pass. In each pass a shortest path over the cuts and chunks, for several limits of a program's own activations and
-several prices of a buffer's byte. It takes the size of a unit to be linear in the frames of a call; what it chooses
-is measured.
+as fit, and strips of a few units where whole frames of a unit fit in no pass. In each pass a shortest path over the
+cuts and chunks, for several limits of a program's own activations and several prices of a buffer's byte. It takes
+the size of a unit to be linear in the frames of a call; what it chooses is measured.
 """
 
 from __future__ import annotations
