@@ -73,7 +73,7 @@ OVERHEADS: dict[str, Overhead] = {
         inner=2.5,
         inner_stays=False,
         source="measured with onnxruntime on x86-64 Linux, 2 threads, ltx fp32: streamed at 256x256 (one plan) "
-        "and 704x1280 (two), whole clip of 25 frames of 256x256; fitted to these four, within 9 % of each",
+        "and 704x1280 (two), whole clip of 25 frames of 256x256; later plans at 704x1280 took 5 to 10 % more",
     ),
     "executorch": Overhead(
         process_bytes=373 * _MB,  # its Python bindings import torch
