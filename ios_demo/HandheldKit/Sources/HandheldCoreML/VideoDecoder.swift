@@ -29,6 +29,10 @@
             guard artifact.runtime == .coreml else {
                 throw BundleError(.malformed, "\(artifact.name) is for \(artifact.runtime.rawValue), not for Core ML.")
             }
+            guard artifact.stream == nil else {
+                throw BundleError(
+                    .malformed, "\(artifact.name) is streamed, which this class does not run. Export it without --stream.")
+            }
             try bundle.check(artifact)
             let configuration = MLModelConfiguration()
             configuration.computeUnits = computeUnits
