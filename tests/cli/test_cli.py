@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from handheld.cli import main
 from handheld.convert import TARGETS
 from handheld.latents_file import write_latents
 
@@ -44,24 +43,6 @@ optim: {steps: 2, lr: 1.0e-3}
 """
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def handheld(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handheld", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        text = capfd.readouterr()
-        return status, text.out, text.err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +141,26 @@ def test_doctor_names_every_target_and_what_cannot_run_here(handheld: Run) -> No
     status, text, _ = handheld("doctor")
     assert status == 0
     assert all(f" {name} " in text for name in TARGETS)
-    assert all(name in text for name in ("embedded", "cogvideox"))
+    assert all(name in text for name in ("embedded", "cogvideox", "transformers", "flash engine"))
     assert "android-vulkan: cannot be run here: ExecuTorch's Python package is built without" in text
     if sys.platform != "darwin":
         assert "ios, ios16, ios18: cannot be run here: Core ML runs on macOS only" in text
         assert text.count("by reference evaluator") == 4
+
+
+def test_doctor_says_what_language_models_lack(handheld: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from handheld.runtime.errors import RuntimeMissing
+    from handheld.runtime.flash import engine
+
+    def unbuilt() -> None:
+        raise RuntimeMissing("The flash engine's native part is not installed.")
+
+    monkeypatch.setattr(engine, "load_native", unbuilt)
+    monkeypatch.setattr("handheld.cli.doctor.LLM_PACKAGES", ("a-package-that-is-not-there",))
+    status, text, _ = handheld("doctor")
+    assert status == 0  # decoders can be exported all the same
+    assert "packing needs a-package-that-is-not-there: pip install 'handheld[llm]'" in text
+    assert "language models: The flash engine's native part is not installed." in text
 
 
 def test_ctrl_c_while_decoding_says_how_many_frames_are_in_the_partial_video(bundle: Path, tmp_path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from handheld.cli import main
 from handheld.runtime.errors import RuntimeMissing
 from handheld.runtime.flash.engine import load_native
 
@@ -20,21 +19,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def llm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+def llm(handheld: Run) -> Run:
     """Runs `handheld llm` in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handheld", "llm", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        text = capfd.readouterr()
-        return status, text.out, text.err
-
-    return run
+    return partial(handheld, "llm")
 
 
 @pytest.fixture(scope="module")

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from handheld.cli import main
 from handheld.latents_file import write_latents
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def handheld(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command line in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["handheld", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        text = capfd.readouterr()
-        return status, text.out, text.err
-
-    return run
 
 
 def test_a_clip_of_another_length_is_decoded_by_a_streamed_artefact(handheld: Run, tmp_path: Path) -> None:

@@ -57,5 +57,5 @@ def status(text: str) -> Iterator[Any]:
 
 
 def size(size_bytes: int) -> str:
-    """A size in megabytes of 10^6 bytes."""
-    return f"{size_bytes / 1e6:.1f} MB"
+    """A size in megabytes of 10^6 bytes; from ten thousand of them on in gigabytes."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e10 else f"{size_bytes / 1e9:.1f} GB"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .console import say, size, table
 
+LLM_PACKAGES = ("transformers", "tokenizers", "gguf")  # of the extra llm
+
 EPILOG = "Exits with status 1 if no target can be exported or no runtime can verify one."
 
 
@@ -20,6 +22,8 @@ def run() -> None:
     from handheld.convert import TARGETS
     from handheld.convert.reference import REFERENCE_RUNTIMES
     from handheld.models.teachers import TEACHERS
+    from handheld.runtime.errors import RuntimeMissing
+    from handheld.runtime.flash.engine import load_native
     from handheld.runtime.session import SESSIONS
 
     def version(package: str) -> str:
@@ -37,6 +41,7 @@ def run() -> None:
         "av",
         *sorted({p for t in TARGETS.values() for p in t.packages}),
         "onnxruntime",
+        *LLM_PACKAGES,
     ]
     table("Packages", ["package", "version"], [[p, version(p)] for p in packages])
 
@@ -73,9 +78,20 @@ def run() -> None:
     ]
     table("Teachers", ["teacher", "frames", "compression", "licence of the weights"], rows)
 
+    missing = [p for p in LLM_PACKAGES if version(p) == "missing"]
+    if missing:
+        hints.append(f"language models: packing needs {', '.join(missing)}: pip install 'handheld[llm]'")
+    try:
+        load_native()
+        engine = yes
+    except RuntimeMissing as error:
+        engine = no
+        hints.append(f"language models: {error}")
+    table("Language models", ["part", "here"], [["packing", no if missing else yes], ["flash engine", engine]])
+
     tools = {
-        "adb": "copying a bundle to an Android phone",
-        "xcrun": "building an app for an iPhone, on macOS",
+        "adb": "measuring on an Android phone",
+        "xcrun": "measuring on an iPhone, and building its app, on macOS",
     }
     table("Tools", ["tool", "found", "for"], [[t, shutil.which(t) or "no", what] for t, what in tools.items()])
     say(f"Free disk here: {size(shutil.disk_usage('.').free)}")
