@@ -47,7 +47,8 @@ uint64_t Model::Buffers::bytes(const ModelConfig& config, uint32_t d_model, uint
 }
 
 uint32_t Model::block_tokens(const ModelOptions& options) {
-  return options.mode == HH_FLASH_SELECTED ? 1 : kBlockTokens;
+  const bool hot = options.mode == HH_FLASH_SELECTED && options.session.selector == HH_FLASH_SELECTOR_HOT;
+  return hot ? 1 : kBlockTokens;
 }
 
 uint64_t Model::buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens) {
@@ -93,10 +94,15 @@ void Model::decode(Span<const uint32_t> tokens, float* logits, bool all) {
 void Model::append(Span<const uint32_t> tokens, float* logits, bool all) {
   require_tokens(tokens);
   const uint32_t before = position_;
+  // A selector chooses for one token. For many, reading everything once is quicker than each token's own choice, and
+  // nothing is missed.
+  const bool together = tokens.size() > 1 && block_tokens_ > 1;
+  const auto own = static_cast<hh_flash_mode>(options_.mode);
+  const hh_flash_mode mode = together && own == HH_FLASH_SELECTED ? HH_FLASH_EXACT : own;
   try {
     for (size_t first = 0; first < tokens.size(); first += block_tokens_) {
       const size_t some = std::min<size_t>(block_tokens_, tokens.size() - first);
-      run_block(tokens.subspan(first, some));
+      run_block(tokens.subspan(first, some), mode);
       for (uint32_t i = 0; i < some; ++i) {
         if (all) {
           project_head(i, logits + (first + i) * config_.vocab);
@@ -126,7 +132,7 @@ void Model::generate(Span<const uint32_t> prompt, size_t max_new, hh_flash_token
 }
 
 // Layer by layer, so that what a layer reads from storage serves all tokens of the block.
-void Model::run_block(Span<const uint32_t> tokens) {
+void Model::run_block(Span<const uint32_t> tokens, hh_flash_mode mode) {
   const uint32_t count = static_cast<uint32_t>(tokens.size());
   for (uint32_t i = 0; i < count; ++i) embed(i, tokens[i]);
   for (uint32_t layer = 0; layer < layers_; ++layer) {
@@ -134,8 +140,8 @@ void Model::run_block(Span<const uint32_t> tokens) {
       session_.require_not_cancelled();
       attend(layer, i);
     }
-    feed_forward(layer, count);
-    prefetch(layer + 1);
+    feed_forward(layer, count, mode);
+    prefetch(layer + 1, mode);
   }
   position_ += count;
   counters_.tokens += count;
@@ -174,19 +180,21 @@ void Model::attend(uint32_t layer, uint32_t index) {
   normalise(weights.ffn_norm, index);
 }
 
-void Model::feed_forward(uint32_t layer, uint32_t tokens) {
-  const uint32_t next = options_.read_ahead == 1 ? (layer + 1) % layers_ : Session::kNoLayer;
-  if (options_.mode == HH_FLASH_SELECTED) {
+void Model::feed_forward(uint32_t layer, uint32_t tokens, hh_flash_mode mode) {
+  // After a prompt in another mode, the first layer is not streamed again.
+  const bool ahead = options_.read_ahead == 1 && (layer + 1 < layers_ || mode == options_.mode);
+  const uint32_t next = ahead ? (layer + 1) % layers_ : Session::kNoLayer;
+  if (mode == HH_FLASH_SELECTED) {
     session_.feed_forward(layer, HH_FLASH_SELECTED, buffers_.normed, {}, true, buffers_.added);
   } else {
-    session_.feed_forward_block(layer, options_.mode == HH_FLASH_EXACT, buffers_.normed, tokens, buffers_.added, next);
+    session_.feed_forward_block(layer, mode == HH_FLASH_EXACT, buffers_.normed, tokens, buffers_.added, next);
   }
   add_to_residual(0, tokens);
 }
 
 // The selector looks at the text before the layer's attention, which changes it little, and the reads run under that.
-void Model::prefetch(uint32_t layer) {
-  if (options_.prefetch == 0 || options_.mode != HH_FLASH_SELECTED || layer == layers_) return;
+void Model::prefetch(uint32_t layer, hh_flash_mode mode) {
+  if (options_.prefetch == 0 || mode != HH_FLASH_SELECTED || layer == layers_) return;
   normalise(weights_->layer(layer).ffn_norm, 0);
   session_.prefetch(layer, buffers_.normed, {}, true);
 }

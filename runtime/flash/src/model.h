@@ -47,7 +47,7 @@ class Model {
   void reset();
   hh_flash_decode_stats stats();
 
-  // How many tokens are decoded together at most: one in selected mode, whose choice is each token's own.
+  // How many tokens of a prompt are computed together at most: one with the hot selector, which reads nothing.
   static uint32_t block_tokens(const ModelOptions& options);
   static uint64_t buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens);
 
@@ -66,11 +66,11 @@ class Model {
 
   void require_tokens(Span<const uint32_t> tokens) const;
   void append(Span<const uint32_t> tokens, float* logits, bool all);
-  void run_block(Span<const uint32_t> tokens);
+  void run_block(Span<const uint32_t> tokens, hh_flash_mode mode);
   void embed(uint32_t index, uint32_t token);
   void attend(uint32_t layer, uint32_t index);
-  void feed_forward(uint32_t layer, uint32_t tokens);
-  void prefetch(uint32_t layer);
+  void feed_forward(uint32_t layer, uint32_t tokens, hh_flash_mode mode);
+  void prefetch(uint32_t layer, hh_flash_mode mode);
   void project_head(uint32_t index, float* logits);
   // Of the block's token `index`, and into its place.
   void normalise(const Norm& norm, uint32_t index) const;

@@ -304,8 +304,9 @@ HH_FLASH_API hh_flash_status hh_flash_model_open(const hh_flash_pack* pack, cons
 HH_FLASH_API void hh_flash_model_close(hh_flash_model* model);
 
 /* Appends tokens[count] to the text and writes logits[vocab] of what follows the last one. count is at least 1. After
- * a failure the text is what it was before the call. In dense and exact mode up to 16 tokens are computed together, and
- * what is not resident is read once for them. */
+ * a failure the text is what it was before the call. Up to 16 tokens are computed together, and what
+ * is not resident is read once for them; a selected mode is exact mode for a call with more than one token, unless its
+ * selector is HH_FLASH_SELECTOR_HOT. */
 HH_FLASH_API hh_flash_status hh_flash_model_decode(hh_flash_model* model, const uint32_t* tokens, size_t count,
                                                    float* logits);
 
