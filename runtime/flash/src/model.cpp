@@ -42,8 +42,9 @@ Model::Buffers::Buffers(const ModelConfig& config, uint32_t d_model, uint32_t bl
 }
 
 uint64_t Model::Buffers::bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens) {
-  return sizeof(float) * (3 * uint64_t{block_tokens} * d_model + 2 * uint64_t{config.query_size()} + 2 * uint64_t{config.kv_size()} +
-                          config.vocab);
+  const uint64_t own = 3 * uint64_t{block_tokens} * d_model;
+  const uint64_t shared = 2 * uint64_t{config.query_size()} + 2 * uint64_t{config.kv_size()} + config.vocab;
+  return sizeof(float) * (own + shared);
 }
 
 uint32_t Model::block_tokens(const ModelOptions& options) {

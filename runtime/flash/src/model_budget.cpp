@@ -52,7 +52,8 @@ ModelBudget::ModelBudget(const Pack& pack, const ModelWeights& weights, const Mo
     : kv(kv_shape(pack, weights.config(), options)),
       weight_bytes(weights.bytes()),
       kv_bytes(kv.bytes()),
-      buffer_bytes(kModelBytes + Model::buffer_bytes(weights.config(), pack.layout().shape.d_model, Model::block_tokens(options)) +
+      buffer_bytes(kModelBytes +
+                   Model::buffer_bytes(weights.config(), pack.layout().shape.d_model, Model::block_tokens(options)) +
                    Attention::scratch_bytes(kv, options.session.compute_threads)),
       session(pack, options.session, Model::block_tokens(options)),
       model_bytes(weight_bytes + kv_bytes + buffer_bytes),

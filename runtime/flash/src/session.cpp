@@ -218,7 +218,8 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
   const Stopwatch stopwatch(counters_.compute_ns);
   const size_t d_model = layout_.shape.d_model;
   // Few enough to stay in a thread's cache from token to token; whole batches of the kernels.
-  const size_t bundles_at_once = block_ == 1 ? count : std::max<size_t>(16, kCachedBytes / layout_.bundle_stride / 16 * 16);
+  const size_t cached = std::max<size_t>(16, kCachedBytes / layout_.bundle_stride / 16 * 16);
+  const size_t bundles_at_once = block_ == 1 ? count : cached;
   const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
   const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
     fill(first, last);
