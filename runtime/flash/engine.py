@@ -110,7 +110,8 @@ class ModelOptions:
     """How a whole model computes; flash.h has the details of each field.
 
     session.budget_bytes limits all that the model holds: embedding, attention, head, key-value cache, neurons.
-    mode: of every feed-forward layer. context_tokens: room of the key-value cache, allocated at open; 0: 512, or
+    mode: of every feed-forward layer; selected mode computes prompts, calls with more than one token, as exact mode
+    does, unless its selector is "hot". context_tokens: room of the key-value cache, allocated at open; 0: 512, or
     all positions that the model has if they are fewer. read_ahead: dense and exact mode read what the next layer
     will need under this layer's arithmetic. prefetch: selected mode loads what the selector expects the next layer
     to need; worth it only where reads wait for arithmetic.

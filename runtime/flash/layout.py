@@ -91,6 +91,11 @@ class PackSpec:
         return row_bytes(self.dtype, self.d_model, self.group_size)
 
     @property
+    def ternary_part_bytes(self) -> int:
+        """A selector's two-bit row with its scales."""
+        return self.d_model // 4 + 2 * (self.d_model // self.selector_size)
+
+    @property
     def bundle_bytes(self) -> int:
         """[gate part | up part | down part | up bias]."""
         parts = (3 if self.gated else 2) * self.part_bytes

@@ -53,15 +53,19 @@ class FeedForward:
 class LayerSelector:
     """A selector's share of one layer: neurons that score above `threshold` are selected.
 
-    low_rank: score = b (a x) + bias, a (rank, d_model) and b (d_ff, rank). ternary: the writer derives its rows
-    from gate and up; `bias` (d_ff,) is added to the up product, as a layer's own bias is. Neurons are in the
-    checkpoint's order.
+    low_rank: score = b (a x) + bias, a (rank, d_model) and b (d_ff, rank). ternary: rows (d_ff, row bytes) uint8 as
+    `join_ternary` gives them, gate's before up's, or None for the writer to derive them from the weights; `bias`
+    (d_ff,) is added to the up product, as a layer's own bias is; noise (d_ff, 2), or (d_ff, 1) without a gate, are
+    the variances of what the activated product of the first row, and that of the second, differ from the true ones
+    by (None: 0). Neurons are in the checkpoint's order.
     """
 
     threshold: float
     a: np.ndarray | None = None
     b: np.ndarray | None = None
     bias: np.ndarray | None = None
+    rows: np.ndarray | None = None
+    noise: np.ndarray | None = None
 
 
 class PackWriter:
@@ -183,8 +187,14 @@ class PackWriter:
             low_rank = spec.selector == "low_rank"
             wanted["selector.a"] = (selector.a, (spec.selector_size, spec.d_model) if low_rank else None)
             wanted["selector.b"] = (selector.b, (spec.d_ff, spec.selector_size) if low_rank else None)
-            if selector.bias is not None:
-                wanted["selector.bias"] = (selector.bias, neurons)
+            parts = 2 if spec.gated else 1
+            two_bits = None if low_rank else (spec.d_ff, parts * spec.ternary_part_bytes)
+            optional: dict[str, tuple[Rows | None, tuple[int, ...] | None]] = {
+                "selector.bias": (selector.bias, neurons),
+                "selector.rows": (selector.rows, two_bits),
+                "selector.noise": (selector.noise, None if low_rank else (spec.d_ff, parts)),
+            }
+            wanted |= {name: given for name, given in optional.items() if given[0] is not None}
         faults = [
             f"{name} is {None if array is None else array.shape}, the spec says {shape}"
             for name, (array, shape) in wanted.items()
@@ -225,10 +235,14 @@ class PackWriter:
         if selector.a is not None and selector.b is not None:
             self._resident.add(prefix + "selector.a", selector.a.astype(np.float16))
             self._resident.add(prefix + "selector.b", selector.b[order].astype(np.float16))
-        else:
-            rows = [part for part in (weights.gate, weights.up) if part is not None]
-            stored = [encode_ternary(as_floats(part[order]), self.spec.selector_size) for part in rows]
-            self._resident.add(prefix + "selector.rows", np.concatenate(stored, axis=1))
+            return
+        rows = selector.rows
+        if rows is None:
+            parts = [as_floats(part) for part in (weights.gate, weights.up) if part is not None]
+            rows = np.concatenate([encode_ternary(part, self.spec.selector_size) for part in parts], axis=1)
+        self._resident.add(prefix + "selector.rows", rows[order])
+        if selector.noise is not None:
+            self._resident.add(prefix + "selector.noise", selector.noise[order].astype(np.float32))
 
     def _write_bundles(self, weights: FeedForward, order: np.ndarray, threshold: float) -> LayerRecord:
         groups, spec = self._groups, self.spec

@@ -2,9 +2,9 @@
 
 A stored row is its weights followed by what belongs to each group: a scale (int8, int4), or a scale and a minimum
 (int4m). Nibbles are packed in blocks of 32: byte j holds weights j (low) and j + 16 (high). An int4 weight is
-(nibble - 8) times the scale; an int4m weight is nibble times the scale, plus the minimum, as GGUF's Q4_1. Ternary
-rows hold -1, 0, 1 plus 1 in two bits; byte j of a block of 32 holds weights j, j + 8, j + 16 and j + 24, from the
-low bits up.
+(nibble - 8) times the scale; an int4m weight is nibble times the scale, plus the minimum, as GGUF's Q4_1. A ternary
+selector's rows hold -1, 0, 1 or 2 plus 1 in two bits; byte j of a block of 32 holds weights j, j + 8, j + 16 and
+j + 24, from the low bits up.
 """
 
 from __future__ import annotations
@@ -135,13 +135,20 @@ def encode_ternary(rows: np.ndarray, group_size: int) -> np.ndarray:
     magnitudes = np.abs(groups)
     kept = magnitudes > 0.7 * magnitudes.mean(axis=2, keepdims=True)
     scales = _to_half((magnitudes * kept).sum(axis=2) / np.maximum(kept.sum(axis=2), 1))
-    codes = (np.sign(groups) * kept + 1).astype(np.uint8).reshape(len(rows), -1, 4, BLOCK // 4)
-    packed = codes[:, :, 0] | codes[:, :, 1] << 2 | codes[:, :, 2] << 4 | codes[:, :, 3] << 6
-    return np.concatenate([packed.reshape(len(rows), -1), scales.view(np.uint8)], axis=1)
+    return join_ternary((np.sign(groups) * kept).astype(np.int8).reshape(rows.shape), scales)
+
+
+def join_ternary(codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Stored rows of two bits a weight: codes (n, d) int8, -1 to 2, and scales (n, d / group size) fp16 ->
+    (n, d / 4 + 2 d / group size) uint8."""
+    blocks = (codes + np.int8(1)).view(np.uint8).reshape(len(codes), -1, 4, BLOCK // 4)
+    packed = blocks[:, :, 0] | blocks[:, :, 1] << 2 | blocks[:, :, 2] << 4 | blocks[:, :, 3] << 6
+    halves = np.ascontiguousarray(scales, "<f2").view(np.uint8)
+    return np.concatenate([packed.reshape(len(codes), -1), halves], axis=1)
 
 
 def decode_ternary(stored: np.ndarray, d: int, group_size: int) -> np.ndarray:
-    """The inverse of `encode_ternary`: (n, d) fp32."""
+    """What stored two-bit rows stand for: (n, d) fp32."""
     codes, scales = np.split(stored, [d // 4], axis=1)
     packed = codes.reshape(len(stored), -1, 1, BLOCK // 4) >> np.arange(0, 8, 2, dtype=np.uint8)[:, None]
     values = (packed & 3).astype(np.float32).reshape(len(stored), d) - 1

@@ -15,6 +15,7 @@ class Rotation {
  public:
   explicit Rotation(uint32_t head_dim) : cosines_(head_dim / 2), sines_(head_dim / 2) {}
 
+  static uint64_t bytes(uint32_t head_dim) { return sizeof(Rotation) + uint64_t{head_dim} * sizeof(float); }
   void set(uint32_t position, const float* inverse_frequencies, float scale);
   void apply(float* heads, uint32_t count) const;
 

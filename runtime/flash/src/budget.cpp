@@ -60,14 +60,14 @@ Options default_options() {
   return options;
 }
 
-Budget::Budget(const Pack& pack, const Options& options)
+Budget::Budget(const Pack& pack, const Options& options, uint32_t block_tokens)
     : layers_(pack.layout().layer_count()), d_ff_(pack.layout().d_ff) {
   check(pack, options);
   const Layout& layout = pack.layout();
   policy = read_policy(pack, options);
   row_bytes = uint64_t{layout.bundle_stride} + Table::kBytesPerRow;
 
-  const uint64_t partial = uint64_t{options.compute_threads} * layout.shape.d_model * sizeof(float);
+  const uint64_t partial = uint64_t{options.compute_threads} * block_tokens * layout.shape.d_model * sizeof(float);
   const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
   const uint64_t batches = 4 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
   const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 2 * sizeof(uint32_t) + sizeof(uint8_t*)};

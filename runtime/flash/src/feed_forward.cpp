@@ -156,7 +156,7 @@ class Layer {
         activity_->importance == nullptr ? 1.0f : activity_->importance[activity_->positions[neuron.index]];
     // Written so that a NaN counts and shows in the result.
     if (std::fabs(neuron.value) * importance <= activity_->threshold) return false;
-    activity_->active[neuron.index] = 1;
+    if (activity_->active != nullptr) activity_->active[neuron.index] = 1;
     return true;
   }
 

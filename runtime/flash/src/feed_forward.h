@@ -13,7 +13,7 @@ struct Activity {
   float threshold = 0;
   const float* importance = nullptr;  // by position; null: 1 for all
   const uint32_t* positions = nullptr;
-  uint8_t* active = nullptr;  // set to 1 for each bundle that counts; 0 before
+  uint8_t* active = nullptr;  // set to 1 for each bundle that counts; null: nobody asks
 };
 
 float activate(hh_flash_activation activation, float value);

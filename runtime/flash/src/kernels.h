@@ -1,7 +1,8 @@
 // Rows of weights times a vector: one table of functions per instruction set, chosen when a session opens.
 //
-// Arithmetic is fp32 on the unrounded activations, so instruction sets differ in the order of additions only. Ternary
-// codes are 0, 1, 2 for -1, 0, 1; byte j of a block of 32 holds weights j, j + 8, j + 16 and j + 24 from the low bits up.
+// Arithmetic is fp32 on the unrounded activations, so instruction sets differ in the order of additions only. Two-bit
+// codes are one more than their weight, which is -1 to 2 times the scale; byte j of a block of 32 holds weights j, j + 8,
+// j + 16 and j + 24 from the low bits up.
 #pragma once
 
 #include <cstddef>
@@ -13,11 +14,11 @@ namespace handheld::flash {
 
 constexpr size_t kRowsAtOnce = 4;  // rows per call of `dots` and `accumulate`, at most
 
-// An activation vector in int8 with one scale per group: what ternary rows are multiplied with.
+// An activation vector in int8 with one scale per group: what two-bit rows are multiplied with.
 struct QuantisedVector {
-  const int8_t* values;
-  const float* scales;       // d / group_size
-  const int32_t* sums;       // of the values of each group
+  const int8_t* values;   // -127 .. 127
+  const float* scales;    // d / group_size
+  const float* offsets;   // minus the sum of each group's values times its scale: codes are one more than their weight
   uint32_t d;
   uint32_t group_size;
 };
@@ -31,8 +32,8 @@ struct Kernels {
   // y += coefficients[r] * rows[r]
   void (*accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
                      float* y, const uint8_t* const* ahead);
-  // codes[d / 4] followed by fp16 scales[d / group_size]
-  float (*ternary_dot)(const uint8_t* codes, const QuantisedVector& x);
+  // out[i] = rows i . x. A row is codes[d / 4], then fp16 scales[d / group_size]; rows follow each other without gaps.
+  void (*ternary_dots)(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out);
 };
 
 // out[i] = row i . x for i of first .. last: the part of a matrix-vector product that one thread does. `matrix` holds

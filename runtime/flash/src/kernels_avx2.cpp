@@ -36,33 +36,45 @@ struct Simd {
   }
 
   static __m128i load16(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
-  static Vector widen(__m128i low8) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low8)); }
-  static void widen16(__m128i bytes, Vector* out) {
-    out[0] = widen(bytes);
-    out[1] = widen(_mm_srli_si128(bytes, 8));
-  }
-
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (size_t v = 0; v < 4; ++v) out[v] = _mm256_cvtph_ps(load16(block + 16 * v));
   }
-  static constexpr float int8_unit = 1;
+  static __m256i load_twice(const uint8_t* from) { return _mm256_broadcastsi128_si256(load16(from)); }
+  // Moves bytes first .. first + 7 into one byte of a lane each: one instruction for eight weights, where sign extension
+  // takes two and wants them in the low half.
+  static Vector spread(__m256i twice, int first, int to_byte) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i from = _mm256_slli_epi32(_mm256_add_epi32(lane, _mm256_set1_epi32(first)), 8 * to_byte);
+    const __m256i zeros = _mm256_set1_epi32(static_cast<int>(0x80808080u & ~(0xffu << (8 * to_byte))));
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(twice, _mm256_or_si256(from, zeros)));
+  }
+  // In the highest byte, signs are right, and a weight is 2^24 times its value.
+  static void spread_signed(__m256i twice, Vector* out) {
+    out[0] = spread(twice, 0, 3);
+    out[1] = spread(twice, 8, 3);
+  }
+  static void spread_unsigned(__m256i twice, Vector* out) {
+    out[0] = spread(twice, 0, 0);
+    out[1] = spread(twice, 8, 0);
+  }
+  static constexpr float int8_unit = 0x1p-24f;
   static void decode_int8(const uint8_t* block, Vector* out) {
-    widen16(load16(block), out);
-    widen16(load16(block + 16), out + 2);
+    spread_signed(load_twice(block), out);
+    spread_signed(load_twice(block + 16), out + 2);
+  }
+  static constexpr float int4_unit = 0x1p-24f;
+  static void decode_int4(const uint8_t* block, Vector* out) {
+    const __m256i eight = _mm256_set1_epi8(8);
+    const __m256i twice = load_twice(block);
+    spread_signed(_mm256_sub_epi8(low_nibbles(twice), eight), out);
+    spread_signed(_mm256_sub_epi8(low_nibbles(_mm256_srli_epi16(twice, 4)), eight), out + 2);
   }
   static void decode_nibbles(const uint8_t* block, Vector* out) {
-    const __m128i packed = load16(block);
-    const __m128i low_bits = _mm_set1_epi8(15);
-    widen16(_mm_and_si128(packed, low_bits), out);
-    widen16(_mm_and_si128(_mm_srli_epi16(packed, 4), low_bits), out + 2);
+    const __m256i twice = load_twice(block);
+    spread_unsigned(low_nibbles(twice), out);
+    spread_unsigned(low_nibbles(_mm256_srli_epi16(twice, 4)), out + 2);
   }
-  static void decode_int4(const uint8_t* block, Vector* out) {
-    const __m128i packed = load16(block);
-    const __m128i low_bits = _mm_set1_epi8(15);
-    const __m128i eight = _mm_set1_epi8(8);
-    widen16(_mm_sub_epi8(_mm_and_si128(packed, low_bits), eight), out);
-    widen16(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(packed, 4), low_bits), eight), out + 2);
-  }
+  static __m256i low_nibbles(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
 };
 
 #include "kernels_rows.h"
@@ -71,7 +83,7 @@ struct Simd {
 }  // namespace
 
 const Kernels* avx2_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX2, dots, accumulate, ternary_dot};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX2, dots, accumulate, ternary_dots};
   return &kernels;
 }
 

@@ -49,6 +49,7 @@ struct Simd {
     out[0] = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(highest, first, bytes));
     out[1] = _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(highest, second, bytes));
   }
+  static constexpr float int4_unit = 1;
   static void decode_int4(const uint8_t* block, Vector* out) {
     look_up(block, _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7), out);
   }
@@ -69,7 +70,7 @@ struct Simd {
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, ternary_dot};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, ternary_dots};
   return &kernels;
 }
 

@@ -56,6 +56,7 @@ struct Simd {
     widen16(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), out);
     widen16(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), out + 4);
   }
+  static constexpr float int4_unit = 1;
   static void decode_int4(const uint8_t* block, Vector* out) {
     const uint8x16_t packed = vld1q_u8(block);
     const int8x16_t eight = vdupq_n_s8(8);
@@ -66,34 +67,56 @@ struct Simd {
 
 #include "kernels_rows.h"
 
-inline int32x4_t multiply_codes(int32x4_t total, uint8x8_t codes, const int8_t* x) {
-  return vpadalq_s16(total, vmull_s8(vreinterpret_s8_u8(vand_u8(codes, vdup_n_u8(3))), vld1_s8(x)));
+// Two pairs of codes 0 .. 3 with bytes sum to at most 4 * 3 * 127, so 16 bits hold them.
+inline int16x8_t multiply_codes(uint8x8_t packed, const int8_t* x) {
+  const uint8x8_t low_bits = vdup_n_u8(3);
+  const auto codes = [&](uint8x8_t shifted) { return vreinterpret_s8_u8(vand_u8(shifted, low_bits)); };
+  int16x8_t sums = vmull_s8(codes(packed), vld1_s8(x));
+  sums = vmlal_s8(sums, codes(vshr_n_u8(packed, 2)), vld1_s8(x + 8));
+  sums = vmlal_s8(sums, codes(vshr_n_u8(packed, 4)), vld1_s8(x + 16));
+  return vmlal_s8(sums, codes(vshr_n_u8(packed, 6)), vld1_s8(x + 24));
 }
 
-float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
-  const uint8_t* scales = codes + x.d / 4;
-  float32x4_t total = vdupq_n_f32(0);
+template <size_t rows_at_once>
+void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, float* out) {
+  float32x4_t total[rows_at_once];
+  float offset[rows_at_once] = {};
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) total[r] = vdupq_n_f32(0);
   for (uint32_t first = 0, group = 0; first < x.d; first += x.group_size, ++group) {
-    // Codes are one more than their weight; starting from minus the sum of x takes that back.
-    int32x4_t dot = vsetq_lane_s32(-x.sums[group], vdupq_n_s32(0), 0);
+    int32x4_t dot[rows_at_once];
+    UNROLL for (size_t r = 0; r < rows_at_once; ++r) dot[r] = vdupq_n_s32(0);
     for (uint32_t at = first; at < first + x.group_size; at += kBlock) {
-      const uint8x8_t packed = vld1_u8(codes + at / 4);
-      const int8_t* values = x.values + at;
-      dot = multiply_codes(dot, packed, values);
-      dot = multiply_codes(dot, vshr_n_u8(packed, 2), values + 8);
-      dot = multiply_codes(dot, vshr_n_u8(packed, 4), values + 16);
-      dot = multiply_codes(dot, vshr_n_u8(packed, 6), values + 24);
+      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+        dot[r] = vpadalq_s16(dot[r], multiply_codes(vld1_u8(row[r] + at / 4), x.values + at));
+      }
     }
-    const float32x4_t scale = vmulq_n_f32(Simd::broadcast(Simd::half(scales + 2 * size_t{group})), x.scales[group]);
-    total = vfmaq_f32(total, scale, vcvtq_f32_s32(dot));
+    UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+      const float scale = Simd::half(row[r] + x.d / 4 + 2 * size_t{group});
+      offset[r] += scale * x.offsets[group];
+      total[r] = vfmaq_n_f32(total[r], vcvtq_f32_s32(dot[r]), scale * x.scales[group]);
+    }
   }
-  return vaddvq_f32(total);
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = vaddvq_f32(total[r]) + offset[r];
+}
+
+void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
+  const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
+  size_t i = 0;
+  for (; i + kRowsAtOnce <= count; i += kRowsAtOnce) {
+    const uint8_t* four[kRowsAtOnce];
+    UNROLL for (size_t r = 0; r < kRowsAtOnce; ++r) four[r] = rows + (i + r) * stride;
+    ternary_dots_of<kRowsAtOnce>(four, x, out + i);
+  }
+  for (; i < count; ++i) {
+    const uint8_t* one = rows + i * stride;
+    ternary_dots_of<1>(&one, x, out + i);
+  }
 }
 
 }  // namespace
 
 const Kernels* neon_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, ternary_dot};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, ternary_dots};
   return &kernels;
 }
 

@@ -69,6 +69,7 @@ struct Simd {
       out[i / lanes].lane[i % lanes] = static_cast<float>(nibble);
     }
   }
+  static constexpr float int4_unit = 1;
   static void decode_int4(const uint8_t* block, Vector* out) {
     decode_nibbles(block, out);
     for (uint32_t v = 0; v < kBlock / lanes; ++v) out[v] = add(out[v], broadcast(-8));
@@ -81,22 +82,28 @@ float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
   const uint8_t* scales = codes + x.d / 4;
   float total = 0;
   for (uint32_t first = 0, group = 0; first < x.d; first += x.group_size, ++group) {
-    int32_t dot = -x.sums[group];
+    int32_t dot = 0;
     for (uint32_t at = first; at < first + x.group_size; at += kBlock) {
       for (uint32_t i = 0; i < kBlock; ++i) {
         const int code = (codes[at / 4 + i % 8] >> (2 * (i / 8))) & 3;
         dot += code * x.values[at + i];
       }
     }
-    total += load_half(scales + 2 * size_t{group}) * x.scales[group] * static_cast<float>(dot);
+    const float scale = load_half(scales + 2 * size_t{group});
+    total += scale * (x.scales[group] * static_cast<float>(dot) + x.offsets[group]);
   }
   return total;
+}
+
+void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
+  const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
+  for (size_t i = 0; i < count; ++i) out[i] = ternary_dot(rows + i * stride, x);
 }
 
 }  // namespace
 
 const Kernels& portable_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, ternary_dot};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, ternary_dots};
   return kernels;
 }
 

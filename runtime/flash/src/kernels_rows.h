@@ -4,7 +4,8 @@
 //
 // Simd has: `lanes`, `Vector`, zero, load, load_bytes, store, broadcast, add, multiply, multiply_add, sum, half, halves
 // (that widens 16 of them), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn the 32 weights at an
-// address into 32 / lanes vectors; those of decode_int8 are multiplied with `int8_unit` afterwards, with their scale.
+// address into 32 / lanes vectors; those of decode_int8 and decode_int4 are multiplied with `int8_unit` and `int4_unit`
+// afterwards, with their scale.
 
 // Loops over a few rows or vectors: only when they are unrolled early do their arrays become registers.
 #if defined(__clang__)
@@ -39,7 +40,7 @@ struct Int8 {
 
 struct Int4 {
   static constexpr uint32_t halves = 1;
-  static constexpr float unit = 1;
+  static constexpr float unit = Simd::int4_unit;
   static constexpr size_t row_bytes(size_t d) { return d / 2; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int4(block, out); }
 };

@@ -9,6 +9,9 @@
 namespace handheld::flash {
 namespace {
 
+// Each read of a layer serves as many tokens of a prompt. More would save little: arithmetic is most of the time then.
+constexpr uint32_t kBlockTokens = 16;
+
 ModelBudget affordable_budget(const Pack& pack, const ModelOptions& options) {
   const ModelWeights weights(pack);  // not read yet
   ModelBudget budget(pack, weights, options);
@@ -24,13 +27,13 @@ Options session_options(const ModelOptions& options, const ModelBudget& budget) 
 
 }  // namespace
 
-Model::Buffers::Buffers(const ModelConfig& config, uint32_t d_model)
-    : memory(allocate_aligned<float>(bytes(config, d_model) / sizeof(float))) {
+Model::Buffers::Buffers(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens)
+    : memory(allocate_aligned<float>(bytes(config, d_model, block_tokens) / sizeof(float))) {
   float* at = memory.get();
   const auto take = [&](size_t size) { return std::exchange(at, at + size); };
-  x = take(d_model);
-  normed = take(d_model);
-  added = take(d_model);
+  x = take(size_t{block_tokens} * d_model);
+  normed = take(size_t{block_tokens} * d_model);
+  added = take(size_t{block_tokens} * d_model);
   q = take(config.query_size());
   mixed = take(config.query_size());
   k = take(config.kv_size());
@@ -38,12 +41,20 @@ Model::Buffers::Buffers(const ModelConfig& config, uint32_t d_model)
   logits = take(config.vocab);
 }
 
-uint64_t Model::Buffers::bytes(const ModelConfig& config, uint32_t d_model) {
-  return sizeof(float) * (3 * uint64_t{d_model} + 2 * uint64_t{config.query_size()} + 2 * uint64_t{config.kv_size()} +
-                          config.vocab);
+uint64_t Model::Buffers::bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens) {
+  const uint64_t own = 3 * uint64_t{block_tokens} * d_model;
+  const uint64_t shared = 2 * uint64_t{config.query_size()} + 2 * uint64_t{config.kv_size()} + config.vocab;
+  return sizeof(float) * (own + shared);
 }
 
-uint64_t Model::buffer_bytes(const ModelConfig& config, uint32_t d_model) { return Buffers::bytes(config, d_model); }
+uint32_t Model::block_tokens(const ModelOptions& options) {
+  const bool hot = options.mode == HH_FLASH_SELECTED && options.session.selector == HH_FLASH_SELECTOR_HOT;
+  return hot ? 1 : kBlockTokens;
+}
+
+uint64_t Model::buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens) {
+  return Buffers::bytes(config, d_model, block_tokens) + block_tokens * Rotation::bytes(config.head_dim);
+}
 
 Model::Model(std::shared_ptr<const Pack> pack, const ModelOptions& options)
     : pack_(std::move(pack)),
@@ -53,11 +64,12 @@ Model::Model(std::shared_ptr<const Pack> pack, const ModelOptions& options)
       config_(weights_->config()),
       layers_(pack_->layout().layer_count()),
       d_model_(pack_->layout().shape.d_model),
-      session_(pack_, session_options(options, budget_)),
+      block_tokens_(block_tokens(options)),
+      session_(pack_, session_options(options, budget_), block_tokens_),
       cache_(budget_.kv),
       attention_(session_.kernels(), session_.pool(), cache_, config_.heads),
-      rotation_(config_.head_dim),
-      buffers_(config_, d_model_) {}
+      rotations_(block_tokens_, Rotation(config_.head_dim)),
+      buffers_(config_, d_model_, block_tokens_) {}
 
 void Model::require_tokens(Span<const uint32_t> tokens) const {
   if (tokens.empty()) fail(HH_FLASH_INVALID_ARGUMENT, "There is no token to decode: give at least one.");
@@ -83,10 +95,22 @@ void Model::decode(Span<const uint32_t> tokens, float* logits, bool all) {
 void Model::append(Span<const uint32_t> tokens, float* logits, bool all) {
   require_tokens(tokens);
   const uint32_t before = position_;
+  // A selector chooses for one token. For many, reading everything once is quicker than each token's own choice, and
+  // nothing is missed.
+  const bool together = tokens.size() > 1 && block_tokens_ > 1;
+  const auto own = static_cast<hh_flash_mode>(options_.mode);
+  const hh_flash_mode mode = together && own == HH_FLASH_SELECTED ? HH_FLASH_EXACT : own;
   try {
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      run_token(tokens[i]);
-      if (all || i + 1 == tokens.size()) project_head(logits + (all ? i * config_.vocab : 0));
+    for (size_t first = 0; first < tokens.size(); first += block_tokens_) {
+      const size_t some = std::min<size_t>(block_tokens_, tokens.size() - first);
+      run_block(tokens.subspan(first, some), mode);
+      for (uint32_t i = 0; i < some; ++i) {
+        if (all) {
+          project_head(i, logits + (first + i) * config_.vocab);
+        } else if (first + i + 1 == tokens.size()) {
+          project_head(i, logits);
+        }
+      }
     }
   } catch (...) {
     position_ = before;
@@ -108,76 +132,89 @@ void Model::generate(Span<const uint32_t> prompt, size_t max_new, hh_flash_token
   }
 }
 
-void Model::run_token(uint32_t token) {
-  embed(token);
+// Layer by layer, so that what a layer reads from storage serves all tokens of the block.
+void Model::run_block(Span<const uint32_t> tokens, hh_flash_mode mode) {
+  const uint32_t count = static_cast<uint32_t>(tokens.size());
+  for (uint32_t i = 0; i < count; ++i) embed(i, tokens[i]);
   for (uint32_t layer = 0; layer < layers_; ++layer) {
-    session_.require_not_cancelled();
-    attend(layer);
-    feed_forward(layer);
-    prefetch(layer + 1);
+    for (uint32_t i = 0; i < count; ++i) {
+      session_.require_not_cancelled();
+      attend(layer, i);
+    }
+    feed_forward(layer, count, mode);
+    prefetch(layer + 1, mode);
   }
-  ++position_;
-  ++counters_.tokens;
+  position_ += count;
+  counters_.tokens += count;
 }
 
-void Model::embed(uint32_t token) {
+void Model::embed(uint32_t index, uint32_t token) {
   const Stopwatch stopwatch(counters_.attention_ns);
-  copy_row(session_.kernels(), weights_->embed(), token, buffers_.x);
+  float* const x = buffers_.x + size_t{index} * d_model_;
+  copy_row(session_.kernels(), weights_->embed(), token, x);
   if (config_.rope) {
-    rotation_.set(position_, weights_->inverse_frequencies(), config_.rope_scale);
+    rotations_[index].set(position_ + index, weights_->inverse_frequencies(), config_.rope_scale);
     return;
   }
-  const float* row = weights_->positions() + (size_t{position_} + config_.position_offset) * d_model_;
-  for (uint32_t i = 0; i < d_model_; ++i) buffers_.x[i] += row[i];
+  const float* row = weights_->positions() + (size_t{position_} + index + config_.position_offset) * d_model_;
+  for (uint32_t i = 0; i < d_model_; ++i) x[i] += row[i];
 }
 
-void Model::attend(uint32_t layer) {
+void Model::attend(uint32_t layer, uint32_t index) {
   const Stopwatch stopwatch(counters_.attention_ns);
   const AttentionWeights& weights = weights_->layer(layer);
   const Kernels& kernels = session_.kernels();
   ComputePool& pool = session_.pool();
   const Buffers& b = buffers_;
-  normalise(weights.norm, b.normed);
-  multiply(kernels, pool, b.normed,
+  const float* const normed = b.normed + size_t{index} * d_model_;
+  normalise(weights.norm, index);
+  multiply(kernels, pool, normed,
            {{&weights.q, weights.q_bias, b.q}, {&weights.k, weights.k_bias, b.k}, {&weights.v, weights.v_bias, b.v}});
   if (config_.rope) {
-    rotation_.apply(b.q, config_.heads);
-    rotation_.apply(b.k, config_.kv_heads);
+    rotations_[index].apply(b.q, config_.heads);
+    rotations_[index].apply(b.k, config_.kv_heads);
   }
-  cache_.store(layer, position_, b.k, b.v);
-  attention_.attend(layer, position_ + 1, b.q, b.mixed);
-  multiply(kernels, pool, b.mixed, {{&weights.o, weights.o_bias, b.added}});
-  add_to_residual();
-  normalise(weights.ffn_norm, b.normed);
+  cache_.store(layer, position_ + index, b.k, b.v);
+  attention_.attend(layer, position_ + index + 1, b.q, b.mixed);
+  multiply(kernels, pool, b.mixed, {{&weights.o, weights.o_bias, b.added + size_t{index} * d_model_}});
+  add_to_residual(index, index + 1);
+  normalise(weights.ffn_norm, index);
 }
 
-void Model::feed_forward(uint32_t layer) {
-  const bool ahead = options_.read_ahead == 1;
-  session_.feed_forward(layer, static_cast<hh_flash_mode>(options_.mode), buffers_.normed, {}, true, buffers_.added,
-                        ahead ? (layer + 1) % layers_ : Session::kNoLayer);
-  add_to_residual();
+void Model::feed_forward(uint32_t layer, uint32_t tokens, hh_flash_mode mode) {
+  // After a prompt in another mode, the first layer is not streamed again.
+  const bool ahead = options_.read_ahead == 1 && (layer + 1 < layers_ || mode == options_.mode);
+  const uint32_t next = ahead ? (layer + 1) % layers_ : Session::kNoLayer;
+  if (mode == HH_FLASH_SELECTED) {
+    session_.feed_forward(layer, HH_FLASH_SELECTED, buffers_.normed, {}, true, buffers_.added);
+  } else {
+    session_.feed_forward_block(layer, mode == HH_FLASH_EXACT, buffers_.normed, tokens, buffers_.added, next);
+  }
+  add_to_residual(0, tokens);
 }
 
 // The selector looks at the text before the layer's attention, which changes it little, and the reads run under that.
-void Model::prefetch(uint32_t layer) {
-  if (options_.prefetch == 0 || options_.mode != HH_FLASH_SELECTED || layer == layers_) return;
-  normalise(weights_->layer(layer).ffn_norm, buffers_.normed);
+void Model::prefetch(uint32_t layer, hh_flash_mode mode) {
+  if (options_.prefetch == 0 || mode != HH_FLASH_SELECTED || layer == layers_) return;
+  normalise(weights_->layer(layer).ffn_norm, 0);
   session_.prefetch(layer, buffers_.normed, {}, true);
 }
 
-void Model::project_head(float* logits) {
+void Model::project_head(uint32_t index, float* logits) {
   const Stopwatch stopwatch(counters_.head_ns);
-  normalise(weights_->norm(), buffers_.normed);
-  multiply(session_.kernels(), session_.pool(), buffers_.normed, {{&weights_->head(), nullptr, logits}});
+  normalise(weights_->norm(), index);
+  const float* const normed = buffers_.normed + size_t{index} * d_model_;
+  multiply(session_.kernels(), session_.pool(), normed, {{&weights_->head(), nullptr, logits}});
 }
 
-void Model::normalise(const Norm& norm, float* out) const {
+void Model::normalise(const Norm& norm, uint32_t index) const {
   const auto apply = config_.rms ? rms_norm : layer_norm;
-  apply(norm, config_.norm_eps, buffers_.x, d_model_, out);
+  const size_t at = size_t{index} * d_model_;
+  apply(norm, config_.norm_eps, buffers_.x + at, d_model_, buffers_.normed + at);
 }
 
-void Model::add_to_residual() {
-  for (uint32_t i = 0; i < d_model_; ++i) buffers_.x[i] += buffers_.added[i];
+void Model::add_to_residual(uint32_t first, uint32_t last) {
+  for (size_t i = size_t{first} * d_model_; i < size_t{last} * d_model_; ++i) buffers_.x[i] += buffers_.added[i];
 }
 
 uint32_t Model::likeliest() const {

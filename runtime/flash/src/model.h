@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "attention.h"
 #include "kv_cache.h"
@@ -46,16 +47,18 @@ class Model {
   void reset();
   hh_flash_decode_stats stats();
 
-  static uint64_t buffer_bytes(const ModelConfig& config, uint32_t d_model);
+  // How many tokens of a prompt are computed together at most: one with the hot selector, which reads nothing.
+  static uint32_t block_tokens(const ModelOptions& options);
+  static uint64_t buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens);
 
  private:
   struct Counters {
     uint64_t tokens, total_ns, attention_ns, head_ns;
   };
-  // Vectors of the token at hand.
+  // Vectors of the tokens at hand: x, normed and added of each, the others of the one whose turn it is.
   struct Buffers {
-    Buffers(const ModelConfig& config, uint32_t d_model);
-    static uint64_t bytes(const ModelConfig& config, uint32_t d_model);
+    Buffers(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens);
+    static uint64_t bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens);
 
     AlignedArray<float> memory;
     float *x, *normed, *added, *q, *k, *v, *mixed, *logits;
@@ -63,14 +66,15 @@ class Model {
 
   void require_tokens(Span<const uint32_t> tokens) const;
   void append(Span<const uint32_t> tokens, float* logits, bool all);
-  void run_token(uint32_t token);
-  void embed(uint32_t token);
-  void attend(uint32_t layer);
-  void feed_forward(uint32_t layer);
-  void prefetch(uint32_t layer);
-  void project_head(float* logits);
-  void normalise(const Norm& norm, float* out) const;
-  void add_to_residual();
+  void run_block(Span<const uint32_t> tokens, hh_flash_mode mode);
+  void embed(uint32_t index, uint32_t token);
+  void attend(uint32_t layer, uint32_t index);
+  void feed_forward(uint32_t layer, uint32_t tokens, hh_flash_mode mode);
+  void prefetch(uint32_t layer, hh_flash_mode mode);
+  void project_head(uint32_t index, float* logits);
+  // Of the block's token `index`, and into its place.
+  void normalise(const Norm& norm, uint32_t index) const;
+  void add_to_residual(uint32_t first, uint32_t last);
   uint32_t likeliest() const;
   bool ends_text(uint32_t token) const;
 
@@ -81,10 +85,11 @@ class Model {
   const ModelConfig& config_;
   const uint32_t layers_;
   const uint32_t d_model_;
+  const uint32_t block_tokens_;
   Session session_;
   KvCache cache_;
   Attention attention_;
-  Rotation rotation_;
+  std::vector<Rotation> rotations_;  // of the block's tokens
   Buffers buffers_;
   uint32_t position_ = 0;  // tokens in the cache
   Counters counters_{};

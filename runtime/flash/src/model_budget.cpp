@@ -52,9 +52,10 @@ ModelBudget::ModelBudget(const Pack& pack, const ModelWeights& weights, const Mo
     : kv(kv_shape(pack, weights.config(), options)),
       weight_bytes(weights.bytes()),
       kv_bytes(kv.bytes()),
-      buffer_bytes(kModelBytes + Model::buffer_bytes(weights.config(), pack.layout().shape.d_model) +
+      buffer_bytes(kModelBytes +
+                   Model::buffer_bytes(weights.config(), pack.layout().shape.d_model, Model::block_tokens(options)) +
                    Attention::scratch_bytes(kv, options.session.compute_threads)),
-      session(pack, options.session),
+      session(pack, options.session, Model::block_tokens(options)),
       model_bytes(weight_bytes + kv_bytes + buffer_bytes),
       floor_bytes(model_bytes + session.floor_bytes) {}
 
@@ -65,7 +66,7 @@ void ModelBudget::require(uint64_t bytes) const {
            " bytes for this model and these options: " + std::to_string(weight_bytes) +
            " for embedding, attention, norms and head, " + std::to_string(kv_bytes) + " for keys and values of " +
            std::to_string(kv.context_tokens) + " tokens (context_tokens, kv_dtype), " + std::to_string(buffer_bytes) +
-           " for a token's vectors, " + session.parts() + ". Raise the budget or lower those.");
+           " for vectors of the tokens at hand, " + session.parts() + ". Raise the budget or lower those.");
 }
 
 }  // namespace handheld::flash

@@ -94,6 +94,9 @@ void Pack::read_layer(const ResidentFile& file, uint32_t layer) {
     out.selector_b = take(file, prefix + "selector.b", "F16", {d_ff, rank}, true);
   } else if (layout_.selector == HH_FLASH_SELECTOR_TERNARY) {
     out.selector_rows = take(file, prefix + "selector.rows", "U8", {d_ff, ternary_row_bytes(layout_)}, true);
+    const uint64_t parts = layout_.shape.gated ? 2 : 1;
+    const uint8_t* noise = take(file, prefix + "selector.noise", "F32", {d_ff, parts}, false);
+    out.selector_noise = reinterpret_cast<const float*>(noise);
   }
   selector_bytes_ += held_bytes_ - before;
 }

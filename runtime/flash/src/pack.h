@@ -25,6 +25,7 @@ struct LayerTensors {
   float selector_threshold = 0;
   const float* selector_bias = nullptr;   // [d_ff]
   const uint8_t* selector_rows = nullptr;  // ternary: [d_ff, ternary_row_bytes]
+  const float* selector_noise = nullptr;   // ternary: [d_ff, rows of a neuron], variances of the rows' errors
   const uint8_t* selector_a = nullptr;     // low-rank: fp16 [rank, d_model]
   const uint8_t* selector_b = nullptr;     // low-rank: fp16 [d_ff, rank]
 

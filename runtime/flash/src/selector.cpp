@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include "feed_forward.h"
 
@@ -20,6 +21,16 @@ Part part_of(uint32_t count, uint32_t thread, uint32_t threads) {
           static_cast<uint32_t>(uint64_t{count} * (thread + 1) / threads)};
 }
 
+constexpr float kNoNoise[2] = {};
+
+// The root of the mean of h^2, where `products` are of coarse rows: the gate's and up's, or up's alone.
+float expected_activation(const BundleShape& shape, const float* products, float bias, const float* noise) {
+  const float up = products[shape.gated ? 1 : 0] + bias;
+  const float activated = activate(shape.activation, shape.gated ? products[0] : up);
+  const float energy = activated * activated + noise[0];
+  return std::sqrt(shape.gated ? energy * (up * up + noise[1]) : energy);
+}
+
 }  // namespace
 
 Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share)
@@ -33,7 +44,7 @@ Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, 
   if (kind == HH_FLASH_SELECTOR_TERNARY) {
     values_.resize(layout.shape.d_model);
     scales_.resize(layout.shape.d_model / layout.selector_size);
-    sums_.resize(scales_.size());
+    offsets_.resize(scales_.size());
   }
 }
 
@@ -103,7 +114,7 @@ void Selector::quantise(const float* x) {
       to[i] = static_cast<int8_t>(std::lrint(from[i] * inverse));
       sum += to[i];
     }
-    sums_[g] = sum;
+    offsets_[g] = -static_cast<float>(sum) * scales_[g];
   }
 }
 
@@ -111,18 +122,22 @@ void Selector::score_ternary(const LayerTensors& tensors, const float* x) {
   const Layout& layout = pack_.layout();
   const BundleShape& shape = layout.shape;
   quantise(x);
-  const QuantisedVector input{values_.data(), scales_.data(), sums_.data(), shape.d_model, layout.selector_size};
+  const QuantisedVector input{values_.data(), scales_.data(), offsets_.data(), shape.d_model, layout.selector_size};
   const size_t row_bytes = ternary_row_bytes(layout);
-  const size_t up_offset = shape.gated ? ternary_part_bytes(layout) : 0;
+  const size_t parts = shape.gated ? 2 : 1;  // of a neuron: gate and up, or up alone
   pool_.run([&](uint32_t thread) {
     const Part part = part_of(layout.d_ff, thread, pool_.threads());
-    for (uint32_t i = part.first; i < part.last; ++i) {
-      const uint8_t* row = tensors.selector_rows + i * row_bytes;
-      float up = kernels_.ternary_dot(row + up_offset, input);
-      if (tensors.selector_bias != nullptr) up += tensors.selector_bias[i];
-      const float h = shape.gated ? activate(shape.activation, kernels_.ternary_dot(row, input)) * up
-                                  : activate(shape.activation, up);
-      scores_[i] = std::fabs(h) * (tensors.importance == nullptr ? 1.0f : tensors.importance[i]);
+    constexpr uint32_t kNeurons = 64;
+    float products[2 * kNeurons];
+    for (uint32_t first = part.first; first < part.last; first += kNeurons) {
+      const uint32_t some = std::min(kNeurons, part.last - first);
+      kernels_.ternary_dots(tensors.selector_rows + first * row_bytes, some * parts, input, products);
+      for (uint32_t i = 0; i < some; ++i) {
+        const float bias = tensors.selector_bias == nullptr ? 0 : tensors.selector_bias[first + i];
+        const float* noise = tensors.selector_noise == nullptr ? kNoNoise : tensors.selector_noise + (first + i) * parts;
+        scores_[first + i] = expected_activation(shape, products + i * parts, bias, noise) *
+                             (tensors.importance == nullptr ? 1.0f : tensors.importance[first + i]);
+      }
     }
   });
 }

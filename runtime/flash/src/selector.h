@@ -38,7 +38,7 @@ class Selector {
   std::vector<float> hidden_;    // low-rank: A x
   std::vector<int8_t> values_;   // ternary: x in int8
   std::vector<float> scales_;
-  std::vector<int32_t> sums_;
+  std::vector<float> offsets_;   // of each group: minus the sum of what its values stand for
 };
 
 }  // namespace handheld::flash

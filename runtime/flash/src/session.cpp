@@ -14,6 +14,8 @@ constexpr uint8_t kIdle = 0;
 constexpr uint8_t kSelected = 1;
 constexpr uint8_t kLoading = 2;  // selected, and its row is being read
 
+constexpr size_t kCachedBytes = 128 * 1024;  // of weights that a block's tokens are multiplied with in turn
+
 // Calls visit(position) for every mark that is not kIdle. Most are idle, so eight are looked at together.
 template <typename Visit>
 void for_each_marked(Span<const uint8_t> marks, Visit visit) {
@@ -28,19 +30,20 @@ void for_each_marked(Span<const uint8_t> marks, Visit visit) {
   }
 }
 
-Budget affordable_budget(const Pack& pack, const Options& options) {
-  Budget budget(pack, options);
+Budget affordable_budget(const Pack& pack, const Options& options, uint32_t block_tokens) {
+  Budget budget(pack, options, block_tokens);
   budget.require(options.budget_bytes);
   return budget;
 }
 
 }  // namespace
 
-Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
+Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint32_t block_tokens)
     : pack_(std::move(pack)),
       layout_(pack_->layout()),
       options_(options),
-      budget_(affordable_budget(*pack_, options)),
+      block_tokens_(block_tokens),
+      budget_(affordable_budget(*pack_, options, block_tokens)),
       kernels_(find_kernels(static_cast<hh_flash_kernels>(options.kernels))),
       tokens_(layout_.layer_count(), 0),
       compute_(options.compute_threads),
@@ -66,7 +69,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options)
   overflow_.reserve(layout_.d_ff);
   bundles_.resize(layout_.d_ff);
   positions_.resize(layout_.d_ff);
-  partial_ = allocate_aligned<float>(size_t{options.compute_threads} * layout_.shape.d_model);
+  partial_ = allocate_aligned<float>(size_t{options.compute_threads} * block_tokens * layout_.shape.d_model);
   read_pinned();
   reset();
 }
@@ -107,20 +110,31 @@ void Session::require_usable(uint32_t layer) const {
 
 void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons,
                            bool use_selector, float* y, uint32_t next) {
+  if (mode != HH_FLASH_SELECTED) return feed_forward_block(layer, mode == HH_FLASH_EXACT, x, 1, y, next);
   require_usable(layer);
   // Buffers that hold what nobody will ask for would be missing elsewhere.
-  if (mode == HH_FLASH_SELECTED || ahead_->layer() != layer) drop_ahead();
+  drop_ahead();
+  begin(layer, x, 1);
+  mark(layer, x, neurons, use_selector);
+  run_selected(layer);
+  finish_output(layer, y);
+}
+
+void Session::feed_forward_block(uint32_t layer, bool exact, const float* x, uint32_t tokens, float* y,
+                                 uint32_t next) {
+  require_usable(layer);
+  if (tokens == 0 || tokens > block_tokens_) fail(HH_FLASH_INVALID_ARGUMENT, "A block has too many tokens, or none.");
+  if (ahead_->layer() != layer) drop_ahead();
+  begin(layer, x, tokens);
+  run_all(layer, exact, next);
+  finish_output(layer, y);
+}
+
+void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
   if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
   x_ = x;
+  block_ = tokens;
   begin_output();
-  if (mode == HH_FLASH_SELECTED) {
-    mark(layer, x, neurons, use_selector);
-    run_selected(layer);
-  } else {
-    run_all(layer, mode == HH_FLASH_EXACT, next);
-  }
-  finish_output(layer, y);
-  ++counters_.layers_computed;
 }
 
 void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
@@ -202,16 +216,27 @@ template <typename Fill>
 void Session::compute(size_t count, Fill fill, const float* threshold, const float* importance) {
   if (count == 0) return;
   const Stopwatch stopwatch(counters_.compute_ns);
-  const uint32_t d_model = layout_.shape.d_model;
+  const size_t d_model = layout_.shape.d_model;
+  // Few enough to stay in a thread's cache from token to token; whole batches of the kernels.
+  const size_t cached = std::max<size_t>(16, kCachedBytes / layout_.bundle_stride / 16 * 16);
+  const size_t bundles_at_once = block_ == 1 ? count : cached;
+  const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
   const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
     fill(first, last);
-    Activity activity{};
-    if (threshold != nullptr) {
-      std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
-      activity = {*threshold, importance, positions_.data() + first, active_.data() + first};
+    if (threshold != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+    for (size_t at = first; at < last; at += bundles_at_once) {
+      const size_t some = std::min(bundles_at_once, last - at);
+      for (uint32_t token = 0; token < block_; ++token) {
+        Activity activity{};
+        if (threshold != nullptr) {
+          uint8_t* const active = token < kept_from ? nullptr : active_.data() + at;
+          activity = {*threshold, importance, positions_.data() + at, active};
+        }
+        compute_bundles(layout_.shape, kernels_, x_ + token * d_model, bundles_.data() + at, some,
+                        threshold == nullptr ? nullptr : &activity,
+                        partial_.get() + (size_t{thread} * block_ + token) * d_model);
+      }
     }
-    compute_bundles(layout_.shape, kernels_, x_, bundles_.data() + first, last - first,
-                    threshold == nullptr ? nullptr : &activity, partial_.get() + size_t{thread} * d_model);
   };
   if (count * layout_.bundle_stride < kForkBytes) {
     compute_part(0, count, 0);
@@ -219,7 +244,7 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
     const size_t threads = compute_.threads();
     compute_.run([&](uint32_t thread) { compute_part(count * thread / threads, count * (thread + 1) / threads, thread); });
   }
-  counters_.neurons_computed += count;
+  counters_.neurons_computed += count * block_;
 }
 
 // In exact mode, active_ tells which counted.
@@ -255,7 +280,7 @@ void Session::load_and_compute(Table& table) {
 
 void Session::run_all(uint32_t layer, bool exact, uint32_t next) {
   Table& table = tables_[layer];
-  const uint64_t token = ++tokens_[layer];
+  const uint64_t token = tokens_[layer] += block_;
   const uint32_t resident = table.count();
   begin_stream(layer);
   if (next != kNoLayer && next != layer) stream_ahead(next);
@@ -385,19 +410,22 @@ void Session::note_rows(uint32_t before, uint32_t after) {
 }
 
 void Session::begin_output() {
-  std::fill_n(partial_.get(), size_t{compute_.threads()} * layout_.shape.d_model, 0.0f);
+  std::fill_n(partial_.get(), size_t{compute_.threads()} * block_ * layout_.shape.d_model, 0.0f);
 }
 
 void Session::finish_output(uint32_t layer, float* y) {
   const uint32_t d_model = layout_.shape.d_model;
+  const size_t size = size_t{block_} * d_model;
   const float* bias = pack_->layer(layer).down_bias;
-  for (uint32_t i = 0; i < d_model; ++i) y[i] = partial_[i];
+  std::copy_n(partial_.get(), size, y);
   for (uint32_t thread = 1; thread < compute_.threads(); ++thread) {
-    const float* partial = partial_.get() + size_t{thread} * d_model;
-    for (uint32_t i = 0; i < d_model; ++i) y[i] += partial[i];
+    const float* partial = partial_.get() + thread * size;
+    for (size_t i = 0; i < size; ++i) y[i] += partial[i];
   }
-  if (bias == nullptr) return;
-  for (uint32_t i = 0; i < d_model; ++i) y[i] += bias[i];
+  if (bias != nullptr) {
+    for (size_t i = 0; i < size; ++i) y[i] += bias[i % d_model];
+  }
+  counters_.layers_computed += block_;
 }
 
 void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {

@@ -24,7 +24,8 @@ Options default_options();
 
 // What a session of these options holds. Throws Error(HH_FLASH_INVALID_ARGUMENT) for options out of range.
 struct Budget {
-  Budget(const Pack& pack, const Options& options);
+  // `block_tokens`: how many a call of Session::feed_forward_block may have.
+  Budget(const Pack& pack, const Options& options, uint32_t block_tokens = 1);
 
   // Throws Error(HH_FLASH_BUDGET) when `bytes` is below the floor.
   void require(uint64_t bytes) const;
@@ -51,13 +52,17 @@ class Session {
  public:
   static constexpr uint32_t kNoLayer = UINT32_MAX;
 
-  Session(std::shared_ptr<const Pack> pack, const Options& options);
+  Session(std::shared_ptr<const Pack> pack, const Options& options, uint32_t block_tokens = 1);
   ~Session();
 
   // `next`: the layer that is computed after this one, in the same mode. Dense and exact mode then begin to read what
   // it will stream as soon as readers are free. kNoLayer: not known.
   void feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, Span<const uint32_t> neurons, bool use_selector,
                     float* y, uint32_t next = kNoLayer);
+  // Dense or exact mode for tokens that follow each other, x[tokens][d_model] -> y: what is not resident is read once for
+  // all of them. What the last window_tokens needed stays, as if the last one did.
+  void feed_forward_block(uint32_t layer, bool exact, const float* x, uint32_t tokens, float* y,
+                          uint32_t next = kNoLayer);
   void prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
   // The whole number; writes at most ids.size().
   size_t select(uint32_t layer, const float* x, Span<uint32_t> ids);
@@ -87,6 +92,7 @@ class Session {
   void submit(ReadBatch& batch, Priority priority);
 
   void run_selected(uint32_t layer);
+  void begin(uint32_t layer, const float* x, uint32_t tokens);
   void run_all(uint32_t layer, bool exact, uint32_t next);
   void plan_stream(uint32_t layer, ReadBatch& batch);
   void begin_stream(uint32_t layer);
@@ -109,6 +115,7 @@ class Session {
   const std::shared_ptr<const Pack> pack_;
   const Layout& layout_;
   const Options options_;
+  const uint32_t block_tokens_;  // block_ at most
   const Budget budget_;
   const Kernels& kernels_;
   std::atomic<bool> cancelled_{false};
@@ -128,13 +135,14 @@ class Session {
   bool prefetching_ = false;
 
   // Scratch of one call, sized once.
-  const float* x_ = nullptr;
+  const float* x_ = nullptr;              // [block_][d_model]
+  uint32_t block_ = 1;                    // tokens of the call
   std::vector<uint8_t> marks_;            // by position
   std::vector<uint32_t> overflow_;        // positions that no row was found for
   std::vector<const uint8_t*> bundles_;   // to compute
   std::vector<uint32_t> positions_;       // of bundles_, in exact mode
   std::vector<uint8_t> active_;           // of bundles_, in exact mode
-  AlignedArray<float> partial_;           // y of each thread
+  AlignedArray<float> partial_;           // y of each thread, [threads][block_][d_model]
   uint64_t row_count_ = 0;
   uint64_t peak_rows_ = 0;
   Counters counters_{};

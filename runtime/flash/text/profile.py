@@ -14,16 +14,19 @@ from ..engine import Model, ModelOptions, Pack
 
 @dataclass(frozen=True)
 class DecodeProfile:
-    """`tokens` generated greedily after a prompt, which is not timed.
+    """`tokens` generated greedily after a prompt.
 
-    hit_rate: of the neurons that were needed, those that were in memory by then, prefetched ones included. shares
-    of token_ns, which add up to one: waiting for reads, arithmetic of the feed-forward layers, selector, attention
-    (with norms and embedding), head, and the engine's own work.
+    prompt_ns: from the call to the first token, of a model that has decoded nothing before. All else is of the
+    tokens after that one. hit_rate: of the neurons that were needed, those that were in memory by then, prefetched
+    ones included. shares of token_ns, which add up to one: waiting for reads, arithmetic of the feed-forward
+    layers, selector, attention (with norms and embedding), head, and the engine's own work.
     """
 
     mode: str
     budget_bytes: int
     held_peak_bytes: int
+    prompt_tokens: int
+    prompt_ns: int
     tokens: int
     token_ns: tuple[int, ...]
     bytes_read_per_token: float
@@ -48,7 +51,9 @@ def profile_decoding(pack: Pack, options: ModelOptions, prompt: Sequence[int], t
     Raises FlashError as the engine does, for a budget below the floor or a prompt that leaves too little context.
     """
     model = pack.model(options)
+    started = time.perf_counter_ns()
     (last,) = model.generate(prompt, 1)
+    prompt_ns = time.perf_counter_ns() - started
     before = _counters(model)
     token_ns = []
     for _ in range(tokens):
@@ -62,6 +67,8 @@ def profile_decoding(pack: Pack, options: ModelOptions, prompt: Sequence[int], t
         mode=options.mode,
         budget_bytes=options.session.budget_bytes,
         held_peak_bytes=model.stats().session.held_peak_bytes,
+        prompt_tokens=len(prompt),
+        prompt_ns=prompt_ns,
         tokens=tokens,
         token_ns=tuple(token_ns),
         bytes_read_per_token=spent["bytes_read"] / tokens,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from ...errors import RuntimeFailure
 from ..engine import Mode, Model, Pack
 from .options import model_options
-
-_CHUNK_TOKENS = 32  # whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -54,33 +53,33 @@ def quality(
     results = {}
     for index, mode in enumerate(modes):
         model = pack.model(model_options(pack, budget_bytes, mode, piece_tokens, compute_threads))
-        losses, found = [], []
+        losses: list[float] = []
+        found: list[int] = []
         for done, piece in enumerate(pieces):
             progress(index * len(pieces) + done, len(modes) * len(pieces), mode)
             model.truncate(0)
             for loss, best in _predictions(model, piece):
                 losses.append(loss)
                 found.append(best)
-        likeliest[mode] = np.concatenate(found)
+        likeliest[mode] = np.array(found)
         stats = model.stats().session
-        neurons = len(pieces) * piece_tokens * pack.info.layers * pack.info.d_ff
+        decoded = len(losses)
+        neurons = decoded * pack.info.layers * pack.info.d_ff
         results[mode] = ModeQuality(
             mode=mode,
-            perplexity=float(np.exp(np.concatenate(losses).mean())),
+            perplexity=float(np.exp(np.mean(losses))),
             agreement=float((likeliest[mode] == likeliest["exact"]).mean()),
-            bytes_read_per_token=stats.bytes_read / (len(pieces) * piece_tokens),
+            bytes_read_per_token=stats.bytes_read / decoded,
             computed_share=stats.neurons_computed / neurons,
             hit_rate=stats.cache_hits / max(1, stats.neurons_selected),
         )
     return [results[mode] for mode in ("dense", "exact", "selected") if mode in results]
 
 
-def _predictions(model: Model, piece: Sequence[int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(negative log-likelihood of the next token, likeliest token) for each token but the last, in chunks."""
-    for at in range(0, len(piece), _CHUNK_TOKENS):
-        chunk = piece[at : at + _CHUNK_TOKENS]
-        following = np.asarray(piece[at + 1 : at + 1 + len(chunk)])
-        logits = model.decode_all(chunk)[: len(following)].astype(np.float64)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1))
-        yield log_sum - shifted[np.arange(len(following)), following], logits.argmax(axis=1)
+def _predictions(model: Model, piece: Sequence[int]) -> Iterator[tuple[float, int]]:
+    """(negative log-likelihood of the next token, likeliest token) for each token but the last. One call a token,
+    as when generating: prompts are decoded in blocks, which read less for each of their tokens."""
+    for token, following in pairwise(piece):
+        logits = model.decode([token]).astype(np.float64)
+        largest = logits.max()
+        yield float(largest + np.log(np.exp(logits - largest).sum()) - logits[following]), int(logits.argmax())

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from handheld.convert.llm import SELECTORS, Calibration, PackOptions, pack_model
+from handheld.convert.llm.rounding import round_rows
 from handheld.models.llm import open_checkpoint
 from handheld.runtime.errors import RuntimeMissing
 from handheld.runtime.flash import SessionOptions, open_pack
@@ -70,7 +71,7 @@ def test_selectors_in_the_engine_find_more_than_chance(
     # The threshold was set on another text.
     assert selected / neurons == pytest.approx(0.25, abs=0.08)
     # Chance finds a quarter.
-    assert hits / int(layer.active.sum()) > {"ternary": 0.55, "low-rank": 0.35}[kind]
+    assert hits / int(layer.active.sum()) > {"ternary": 0.7, "low-rank": 0.35}[kind]
 
 
 @pytest.mark.parametrize("kind", SELECTORS)
@@ -89,6 +90,23 @@ def test_exact_mode_computes_what_is_over_the_threshold(
         assert set(np.flatnonzero(clear)) & set(wanted) == set(np.flatnonzero(clear)) & set(
             session.resident(0).tolist()
         )
+
+
+@pytest.mark.parametrize(("lowest", "highest", "group"), [(-1, 2, 32), (-1, 2, 64), (-8, 8, 64)])
+def test_rows_rounded_for_their_inputs_lose_less_than_nearest_codes(lowest: int, highest: int, group: int) -> None:
+    rng = np.random.default_rng(2)
+    mixing = rng.standard_normal((64, 64)) * np.exp(rng.standard_normal(64))
+    x = (rng.standard_normal((2048, 64)) @ mixing).astype(np.float32)
+    weights = rng.standard_normal((48, 64)).astype(np.float32)
+    weights[5] = 0
+    codes, scales = round_rows(weights, torch.from_numpy(x.T @ x / len(x)), group, lowest, highest)
+    assert codes.min() >= lowest
+    assert codes.max() <= highest
+    steps = scales.astype(np.float32).repeat(group, axis=1)
+    nearest = np.rint(weights / np.where(steps == 0, 1, steps)).clip(lowest, highest) * steps
+    errors = [np.square(x @ (weights - rounded).T).mean() for rounded in (codes * steps, nearest)]
+    assert errors[0] < 0.6 * errors[1]
+    assert not codes[5].any()
 
 
 def test_low_rank_selector_is_the_best_linear_one(small_language_model: Save) -> None:

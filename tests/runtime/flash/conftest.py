@@ -92,7 +92,8 @@ def make_selector(spec: PackSpec, rng: np.random.Generator) -> LayerSelector | N
     if spec.selector == "none":
         return None
     if spec.selector == "ternary":
-        return LayerSelector(threshold=0.05)
+        noise = rng.random((spec.d_ff, 2 if spec.gated else 1)) / 100
+        return LayerSelector(threshold=0.05, noise=noise)
     return LayerSelector(
         threshold=0.5,
         a=rng.standard_normal((spec.selector_size, spec.d_model)) / np.sqrt(spec.d_model),

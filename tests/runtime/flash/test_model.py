@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,11 @@ def open_model(path: Path, budget_bytes: int | None = PLENTY, **fields: Any) -> 
     if budget_bytes is None:
         budget_bytes = pack.model_floor_bytes(ModelOptions(SessionOptions(0, **options), **fields))
     return pack.model(ModelOptions(SessionOptions(budget_bytes, **options), **fields))
+
+
+def one_by_one(model: Model, tokens: Sequence[int]) -> np.ndarray:
+    """(n, vocab) logits, each token in a call of its own."""
+    return np.stack([model.decode([token]) for token in tokens])
 
 
 @pytest.mark.parametrize("budget_bytes", [None, PLENTY], ids=["floor", "plenty"])
@@ -136,15 +141,26 @@ def test_heads_of_any_size(checkpoint: Callable[..., Checkpoint], heads: int) ->
 def test_selected_mode_equals_the_whole_layer_when_all_is_selected(checkpoint: Callable[..., Checkpoint]) -> None:
     packed = checkpoint("llama", selector="ternary")
     model = open_model(packed.path, mode="selected", select_share=1.0)
-    np.testing.assert_allclose(model.decode_all(TEXT), packed.logits(TEXT), **TOLERANCE)
+    np.testing.assert_allclose(one_by_one(model, TEXT), packed.logits(TEXT), **TOLERANCE)
+
+
+def test_selected_mode_computes_prompts_as_exact_mode_does(checkpoint: Callable[..., Checkpoint]) -> None:
+    packed = checkpoint("llama", selector="ternary")
+    model = open_model(packed.path, mode="selected", select_share=0.1, compute_resident=False)
+    logits = packed.logits(TEXT)
+    np.testing.assert_allclose(model.decode_all(TEXT[:20]), logits[:20], **TOLERANCE)
+    assert np.abs(one_by_one(model, TEXT[20:]) - logits[20:]).max() > 0.01
+    hot = open_model(packed.path, mode="selected", selector="hot", pinned_neurons=9)
+    hot.decode(TEXT[:20])
+    assert hot.stats().session.neurons_computed == 20 * 9 * open_pack(packed.path).info.layers
 
 
 def test_prefetching_what_the_selector_expects_changes_no_result(checkpoint: Callable[..., Checkpoint]) -> None:
     packed = checkpoint("llama", selector="ternary")
     options: dict[str, Any] = {"mode": "selected", "select_share": 0.3, "compute_resident": False}
     plain, ahead = (open_model(packed.path, prefetch=prefetch, **options) for prefetch in (False, True))
-    logits = plain.decode_all(TEXT)
-    np.testing.assert_allclose(ahead.decode_all(TEXT), logits, **TOLERANCE)
+    logits = one_by_one(plain, TEXT)
+    np.testing.assert_allclose(one_by_one(ahead, TEXT), logits, **TOLERANCE)
     assert plain.stats().session.prefetched == 0
     assert ahead.stats().session.prefetched > 0
     assert np.abs(logits - packed.logits(TEXT)).max() > 0.01
@@ -163,10 +179,30 @@ def test_decoding_in_pieces_and_after_truncating_gives_the_same(llama: Checkpoin
     model.truncate(10)
     model.decode([1, 2, 3])
     model.truncate(10)
-    np.testing.assert_array_equal(model.decode(TEXT[10:30]), want[29])
-    np.testing.assert_array_equal(model.decode_all(TEXT[30:]), want[30:])
+    np.testing.assert_allclose(model.decode(TEXT[10:30]), want[29], **TOLERANCE)
+    np.testing.assert_allclose(model.decode_all(TEXT[30:]), want[30:], **TOLERANCE)
     with pytest.raises(FlashError, match="60 tokens and cannot"):
         model.truncate(61)
+
+
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_a_prompt_reads_each_layer_once_for_sixteen_tokens(llama: Checkpoint, mode: str) -> None:
+    options: dict[str, Any] = {"mode": mode, "read_ahead": False, "window_tokens": 0}
+    together, single = (open_model(llama.path, None, **options) for _ in range(2))
+    logits = one_by_one(single, TEXT[:33])
+    np.testing.assert_allclose(together.decode_all(TEXT[:33]), logits, **TOLERANCE)
+    assert 11 * together.stats().session.bytes_read == single.stats().session.bytes_read
+    assert together.stats().tokens == single.stats().tokens == 33
+    assert together.stats().session.neurons_computed == single.stats().session.neurons_computed
+
+
+def test_what_the_end_of_a_prompt_needed_stays(llama: Checkpoint) -> None:
+    """As many of its tokens as the window has, for the tokens that follow."""
+    together, single = (open_model(llama.path, window_tokens=2) for _ in range(2))
+    together.decode(TEXT[:16])
+    one_by_one(single, TEXT[:16])
+    for layer in range(2):
+        assert set(together.resident(layer).tolist()) == set(single.resident(layer).tolist())
 
 
 def test_results_repeat_to_the_bit(llama: Checkpoint) -> None:

@@ -37,7 +37,11 @@ def ternary_scores(model: Model, x: np.ndarray) -> np.ndarray:
     products = [decode_ternary(part, spec.d_model, spec.selector_size) @ rounded for part in parts]
     first = products[0]
     active = np.maximum(first, 0) if spec.activation == "relu" else first / (1 + np.exp(-first))
-    return np.abs(active * products[1] if spec.gated else active) * stored["importance"]
+    noise = stored.get("selector.noise", np.zeros((spec.d_ff, 2)))
+    energy = active**2 + noise[:, 0]
+    if spec.gated:
+        energy *= products[1] ** 2 + noise[:, 1]
+    return np.sqrt(energy) * stored["importance"]
 
 
 def check_choice(model: Model, chosen: np.ndarray, scores: np.ndarray, cut: float) -> None:

@@ -40,8 +40,8 @@ def run(
 ) -> None:
     """Measure decoding with a packed model on this machine.
 
-    Tokens per second, bytes read, hits of the resident neurons, and where the time goes. These are figures of this
-    host: they say nothing about a phone.
+    Time to a prompt's first token, tokens per second, bytes read, hits of the resident neurons, and where the time
+    goes. These are figures of this host: they say nothing about a phone.
     """
     from statistics import median
 
@@ -57,9 +57,10 @@ def run(
     result = profile_decoding(opened, options, prompt, tokens)
     table(
         f"{result.mode} mode, {tokens} tokens after {len(prompt)}",
-        ["tokens/s", "median ms", "read a token", "reads a token", "hits", "held"],
+        ["first token ms", "tokens/s", "median ms", "read a token", "reads a token", "hits", "held"],
         [
             [
+                f"{result.prompt_ns / 1e6:.0f}",
                 f"{result.tokens_per_s:.1f}",
                 f"{median(result.token_ns) / 1e6:.1f}",
                 size(round(result.bytes_read_per_token)),

@@ -68,7 +68,7 @@ typedef enum hh_flash_activation { HH_FLASH_RELU = 1, HH_FLASH_SILU = 2 } hh_fla
 typedef enum hh_flash_selector {
   HH_FLASH_SELECTOR_NONE = 0,
   HH_FLASH_SELECTOR_LOW_RANK = 1, /* score = B (A x): two small matrices */
-  HH_FLASH_SELECTOR_TERNARY = 2,  /* score = |activation(gate) * up| * importance, on ternary gate and up rows */
+  HH_FLASH_SELECTOR_TERNARY = 2,  /* score = |activation(gate) * up| * importance, expected from two-bit rows */
   HH_FLASH_SELECTOR_HOT = 3       /* selects nothing: what is resident is computed, and nothing is read */
 } hh_flash_selector;
 
@@ -149,8 +149,8 @@ typedef struct hh_flash_stats {
   uint64_t reads;           /* read calls completed */
   uint64_t bytes_read;      /* alignment and merged gaps included */
   uint64_t bytes_wanted;    /* of the bundles asked for */
-  uint64_t neurons_selected;
-  uint64_t cache_hits; /* selected (dense, exact: all) neurons that were resident */
+  uint64_t neurons_selected; /* in dense and exact mode all, once for the tokens that are computed together */
+  uint64_t cache_hits;       /* those of them that were resident */
   uint64_t neurons_loaded;
   uint64_t neurons_streamed; /* computed from a read buffer and not kept */
   uint64_t neurons_evicted;
@@ -304,7 +304,9 @@ HH_FLASH_API hh_flash_status hh_flash_model_open(const hh_flash_pack* pack, cons
 HH_FLASH_API void hh_flash_model_close(hh_flash_model* model);
 
 /* Appends tokens[count] to the text and writes logits[vocab] of what follows the last one. count is at least 1. After
- * a failure the text is what it was before the call. */
+ * a failure the text is what it was before the call. Up to 16 tokens are computed together, and what
+ * is not resident is read once for them; a selected mode is exact mode for a call with more than one token, unless its
+ * selector is HH_FLASH_SELECTOR_HOT. */
 HH_FLASH_API hh_flash_status hh_flash_model_decode(hh_flash_model* model, const uint32_t* tokens, size_t count,
                                                    float* logits);
 

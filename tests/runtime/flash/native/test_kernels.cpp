@@ -147,23 +147,52 @@ TEST(a_matrix_is_multiplied_in_any_ranges) {
   }
 }
 
-TEST(ternary_rows_agree_with_the_portable_kernels) {
+TEST(two_bit_rows_agree_with_the_portable_kernels) {
   std::mt19937 random(6);
   for (const Kernels* kernels : all_kernels()) {
-    for (const uint32_t group : {32u, 64u, 576u}) {
-      const uint32_t d = 576;
-      std::vector<uint8_t> row = random_row(random, d / 4, d / group);
-      // Code 3 does not exist.
-      for (uint32_t i = 0; i < d / 4; ++i) row[i] &= static_cast<uint8_t>(~(row[i] >> 1 & 0x55));
-      std::vector<int8_t> values(d);
-      std::vector<float> scales(d / group, 0.25f);
-      std::vector<int32_t> sums(d / group, 0);
-      for (uint32_t i = 0; i < d; ++i) {
-        values[i] = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
-        sums[i / group] += values[i];
+    for (const uint32_t d : {32u, 576u, 4096u}) {
+      for (const uint32_t group : {32u, 64u, d}) {
+        if (d % group != 0) continue;
+        constexpr size_t kRows = 7;
+        std::vector<uint8_t> rows;
+        for (size_t i = 0; i < kRows; ++i) {
+          const std::vector<uint8_t> row = random_row(random, d / 4, d / group);
+          rows.insert(rows.end(), row.begin(), row.end());
+        }
+        std::vector<int8_t> values(d);
+        std::vector<float> scales(d / group, 0.25f);
+        std::vector<float> offsets(d / group, 0.0f);
+        for (uint32_t i = 0; i < d; ++i) {
+          values[i] = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
+          offsets[i / group] -= values[i] * scales[i / group];
+        }
+        const QuantisedVector x{values.data(), scales.data(), offsets.data(), d, group};
+        float expected[kRows];
+        float found[kRows];
+        portable_kernels().ternary_dots(rows.data(), kRows, x, expected);
+        kernels->ternary_dots(rows.data(), kRows, x, found);
+        for (size_t i = 0; i < kRows; ++i) CHECK(close(found[i], expected[i], 100));
       }
-      const QuantisedVector x{values.data(), scales.data(), sums.data(), d, group};
-      CHECK(close(kernels->ternary_dot(row.data(), x), portable_kernels().ternary_dot(row.data(), x), 100));
     }
   }
+}
+
+TEST(a_two_bit_code_is_one_more_than_its_weight) {
+  // Weights 0, 8, 16 and 24 of the first block are -1, 0, 1 and 2 times the scale; all others are -1 times it.
+  std::vector<uint8_t> row(16 + 2);
+  row[0] = 0xe4;
+  const uint16_t half = 0xb800;  // -0.5
+  std::memcpy(row.data() + 16, &half, 2);
+  std::vector<int8_t> values(64, 0);
+  values[0] = 1;
+  values[8] = 10;
+  values[16] = 100;
+  values[24] = 127;
+  values[63] = -100;
+  const float scale = 2;
+  const float offset = -scale * (1 + 10 + 100 + 127 - 100);
+  const QuantisedVector x{values.data(), &scale, &offset, 64, 64};
+  float out = 0;
+  portable_kernels().ternary_dots(row.data(), 1, x, &out);
+  CHECK(out == -0.5f * 2 * (-1 + 0 + 100 + 2 * 127 + 100));
 }

@@ -81,6 +81,8 @@ def test_profile_counts_the_tokens_after_the_prompt(pack: Path) -> None:
     assert streamed.held_peak_bytes <= floor
     content = json.loads(streamed.to_json())
     assert content["format"] == "handheld.flash.decode-profile"
+    assert content["prompt_tokens"] == 5
+    assert content["prompt_ns"] > 0
     assert content["tokens_per_s"] == pytest.approx(20e9 / sum(streamed.token_ns))
     with pytest.raises(FlashError, match="budget"):
         profile_decoding(opened, model_options(opened, 1000), TOKENS[:5], 1)
