@@ -13,6 +13,7 @@ from handheld.runtime.flash.engine import Mode
 
 NAIVE = "naive: every feed-forward weight read"
 ROW_BYTES = 20  # of bookkeeping, beside a bundle in the table
+PINNED = 0.8  # of the table's room; the rest is the window's
 SHARES = (1.0, 1.5, 2.0, 3.0)  # of what is active, selected
 
 _OWN = ("total_ns", "attention_ns", "head_ns", "overhead_ns")
@@ -39,6 +40,8 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     bundled = {**window, "bundling": True}
     merged = {**bundled, "merging": True}
     largest = {**merged, "window_tokens": UNLIMITED}
+    pinned = {**largest, "pinned_neurons": round(PINNED * d_ff / 2)}
+    whole = {**pinned, "compute_resident": True}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -47,15 +50,16 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ bundling", 0.5, selected, bundled),
         Variant("+ merging", 0.5, selected, merged),
         Variant("+ window as large as memory", 0.5, selected, largest),
-        Variant("+ every resident neuron computed", 0.5, selected, {**largest, "compute_resident": True}),
-        Variant("an oracle's count selected", 0.5, selected, {**largest, "select_share": active}),
+        Variant("+ hottest neurons pinned", 0.5, selected, pinned),
+        Variant("+ every resident neuron computed", 0.5, selected, whole),
+        Variant("+ 32 readers", 0.5, selected, {**whole, "reader_threads": 32}),
+        Variant("as many selected as are active", 0.5, selected, {**whole, "select_share": active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        largest = {**largest, "compute_resident": True}
-        found.append(Variant("selected, prefetching", 0.5, {**selected, "prefetch": True}, largest))
+        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, whole))
     return found
 
 
