@@ -18,6 +18,9 @@ from typing import Any
 
 _PAGEOUT = 21  # MADV_PAGEOUT, Linux 5.4 and later
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14 and later
+_LOAD_NONE, _LOAD_MMAP = 0, 1  # llama_load_mode
+_ATTEMPTS = 20
+_MOST_LEFT = 0.05  # of the evicted ranges: pages at their ends may be held by a larger one
 
 
 class Engine:
@@ -59,7 +62,13 @@ class Llama:
         loading = llama_cpp.llama_model_default_params()
         loading.n_gpu_layers = 0
         # Copies in another layout would stay in memory, so they are for the process that limits nothing.
-        loading.use_mmap = bool(residencies)
+        fields = {name for name, _ in loading._fields_}
+        if "load_mode" in fields:  # what releases of 2026 have instead
+            loading.load_mode = _LOAD_MMAP if residencies else _LOAD_NONE
+        elif "use_mmap" in fields:
+            loading.use_mmap = bool(residencies)
+        else:
+            raise SystemExit("This llama-cpp-python does not say whether files are mapped. Install 0.3.36.")
         loading.use_extra_bufts = not residencies
         self._model = llama_cpp.llama_model_load_from_file(gguf.encode(), loading)
         if not self._model:
@@ -80,9 +89,21 @@ class Llama:
             return
         evicted = self._residencies[residency]
         self._mapping.bring_in()
-        for offset, size in evicted:
-            self._mapping.page_out(offset, size)
-        self._left = self._mapping.resident_share(evicted)
+        cores = os.sched_getaffinity(0)
+        for _ in range(_ATTEMPTS):
+            # Pages that a core has only just read are on a list of that core's, and leave from there alone.
+            for core in cores:
+                os.sched_setaffinity(0, {core})
+                for offset, size in evicted:
+                    self._mapping.page_out(offset, size)
+            os.sched_setaffinity(0, cores)
+            self._left = self._mapping.resident_share(evicted)
+            if self._left <= _MOST_LEFT:
+                return
+            time.sleep(0.05)
+        raise SystemExit(
+            f"{self._left:.0%} of what is to leave memory stays there: does another process map the file?"
+        )
 
     def decode(self, token: int) -> Any:
         import numpy as np
