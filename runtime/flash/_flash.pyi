@@ -35,6 +35,7 @@ class Stats:
     prefetched: int
     wait_ns: int
     read_ns: int
+    busy_ns: int
     table_ns: int
     select_ns: int
     compute_ns: int

@@ -346,6 +346,7 @@ NB_MODULE(_flash, module) {
       .def_ro("prefetched", &hh_flash_stats::prefetched)
       .def_ro("wait_ns", &hh_flash_stats::wait_ns)
       .def_ro("read_ns", &hh_flash_stats::read_ns)
+      .def_ro("busy_ns", &hh_flash_stats::busy_ns)
       .def_ro("table_ns", &hh_flash_stats::table_ns)
       .def_ro("select_ns", &hh_flash_stats::select_ns)
       .def_ro("compute_ns", &hh_flash_stats::compute_ns);

@@ -179,6 +179,7 @@ ReadCounters ReaderPool::counters() {
 void ReaderPool::reset_counters() {
   const std::lock_guard<std::mutex> lock(mutex_);
   counters_ = {};
+  reading_since_ = now_ns();
 }
 
 void ReaderPool::work() {
@@ -193,13 +194,14 @@ void ReaderPool::work() {
     uint8_t* const buffer = free_buffers_.back();
     free_buffers_.pop_back();
     const bool more = !queue_.empty() && !free_buffers_.empty();
+    const uint64_t started = now_ns();
+    if (reading_++ == 0) reading_since_ = started;
     lock.unlock();
     // Each wakes the next, so that the thread that computes wakes one only.
     if (more) work_.notify_one();
 
     hh_flash_status failure = HH_FLASH_OK;
     std::string message;
-    const uint64_t started = now_ns();
     try {
       read(batch, job, buffer);
     } catch (const Error& error) {
@@ -209,15 +211,15 @@ void ReaderPool::work() {
       failure = HH_FLASH_INTERNAL;
       message = error.what();
     }
-    const uint64_t elapsed = now_ns() - started;
-
     lock.lock();
+    const uint64_t ended = now_ns();
+    if (--reading_ == 0) counters_.busy_ns += ended - reading_since_;
     ++batch.finished_;
     if (failure == HH_FLASH_OK) {
       ++counters_.reads;
       counters_.bytes_read += job.bytes;
       counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, job.part).bytes;
-      counters_.read_ns += elapsed;
+      counters_.read_ns += ended - started;
     } else if (batch.failure_ == HH_FLASH_OK) {
       batch.failure_ = failure;
       batch.message_ = std::move(message);

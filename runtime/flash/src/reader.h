@@ -94,6 +94,7 @@ struct ReadCounters {
   uint64_t bytes_read = 0;
   uint64_t bytes_wanted = 0;
   uint64_t read_ns = 0;
+  uint64_t busy_ns = 0;
 };
 
 class ReaderPool {
@@ -142,6 +143,8 @@ class ReaderPool {
   std::vector<uint8_t*> free_buffers_;
   std::vector<ReadBatch*> queue_;  // by priority
   ReadCounters counters_;
+  uint32_t reading_ = 0;  // threads inside a read
+  uint64_t reading_since_ = 0;
   std::vector<std::thread> workers_;
 };
 

@@ -44,6 +44,7 @@ hh_flash_stats Session::stats() {
   stats.prefetched = counters_.prefetched;
   stats.wait_ns = counters_.wait_ns;
   stats.read_ns = reads.read_ns;
+  stats.busy_ns = reads.busy_ns;
   stats.table_ns = counters_.table_ns;
   stats.select_ns = counters_.select_ns;
   stats.compute_ns = counters_.compute_ns;

@@ -95,6 +95,17 @@ def test_merging_and_bundling_save_reads_and_are_counted(make_model: Callable[..
     assert merged[1] > 100 * model.spec.bundle_bytes
 
 
+def test_time_with_reads_under_way_counts_overlapping_reads_once(model: Model) -> None:
+    for readers in (1, 8):
+        session = open_session(model, reader_threads=readers, merging=False)
+        session.ffn(0, model.x(), "dense")
+        stats = session.stats()
+        # One at a time there is a gap between reads, which is neither; several overlap.
+        assert stats.read_ns / readers <= stats.busy_ns <= stats.read_ns
+        session.reset()
+        assert session.stats().busy_ns == 0
+
+
 def test_a_prefetch_takes_the_reads_out_of_the_call(model: Model) -> None:
     session = open_session(model)
     neurons = model.neurons(20)
