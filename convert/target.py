@@ -49,6 +49,8 @@ class Job:
             taken from in precisions that quantise them, for graphs of one input.
         more: further shapes; only for targets with `several_shapes`.
         input_names, output_names: in the artefact, where the runtime has names; in order.
+        streamed: a segment, called again and again with its own states: a runtime that computes in fp16 may take
+            and give them in fp16.
     """
 
     graph: fx.GraphModule
@@ -59,6 +61,7 @@ class Job:
     more: tuple[Shape, ...] = ()
     input_names: tuple[str, ...] = ("latents",)
     output_names: tuple[str, ...] = ("frames",)
+    streamed: bool = False
 
     def shapes(self, first: str) -> tuple[Shape, ...]:
         """All shapes, the first of them as the method `first`."""

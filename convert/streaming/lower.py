@@ -75,6 +75,7 @@ def lower_stream(
             *(rewritten.graph, inputs, precision_name, folder / segment.program),
             input_names=segment.input_names,
             output_names=segment.output_names,
+            streamed=True,
         )
         lowered = lower(target, job)
         parts.append(lowered)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
@@ -81,9 +82,11 @@ PRECISIONS = {
 
 
 def lower(deployment_target: str, job: Job) -> Lowered:
-    """Write an `.mlpackage` folder; I/O in fp32, computation in fp32 for that precision, else in fp16.
+    """Write an `.mlpackage` folder; computation in fp32 for that precision, else in fp16.
 
-    Several shapes are functions of one package, which stores equal weights once.
+    I/O is in fp32, of a streamed segment in the dtype of the computation: what it takes and gives was or will be
+    rounded to it anyway, and states are half as large. Several shapes are functions of one package, which stores
+    equal weights once.
     """
     with quiet():
         model = _converted(deployment_target, job, job.graph, job.inputs)
@@ -92,13 +95,20 @@ def lower(deployment_target: str, job: Job) -> Lowered:
                 _save_functions(deployment_target, job, model, Path(folder))
         else:
             model.save(str(job.path))
+    dtype = _io_dtype(job)
     return Lowered(
+        dtype,
+        dtype,
         settings={
             "minimum_deployment_target": deployment_target,
             "format": "mlprogram",
             "operations": operations_of(model),
-        }
+        },
     )
+
+
+def _io_dtype(job: Job) -> str:
+    return "float16" if job.streamed and job.precision != "fp32" else "float32"
 
 
 def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Any:
@@ -107,14 +117,15 @@ def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: 
 
     # coremltools takes the decomposed dialect only.
     program = torch.export.export(graph, inputs).run_decompositions({})
+    dtype = np.dtype(_io_dtype(job)).type
     model = ct.convert(
         program,
         minimum_deployment_target=ct.target[deployment_target],
         compute_precision=ct.precision.FLOAT32 if job.precision == "fp32" else ct.precision.FLOAT16,
         inputs=[
-            ct.TensorType(name=name, shape=tuple(x.shape), dtype=float) for name, x in zip(job.input_names, inputs)
+            ct.TensorType(name=name, shape=tuple(x.shape), dtype=dtype) for name, x in zip(job.input_names, inputs)
         ],
-        outputs=[ct.TensorType(name=name, dtype=float) for name in job.output_names],
+        outputs=[ct.TensorType(name=name, dtype=dtype) for name in job.output_names],
         skip_model_load=True,  # loading needs macOS
     )
     return _with_small_weights(model, job.precision)

@@ -39,7 +39,8 @@ hh_flash_status guarded(Body body) noexcept {
 
 template <typename... Pointers>
 void require_pointers(const Pointers*... pointers) {
-  if (((pointers == nullptr) || ...)) fail(HH_FLASH_INVALID_ARGUMENT, "A required pointer is null.");
+  const bool any_null = ((pointers == nullptr) || ...);
+  if (any_null) fail(HH_FLASH_INVALID_ARGUMENT, "A required pointer is null.");
 }
 
 template <typename Struct>

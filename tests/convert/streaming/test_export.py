@@ -54,6 +54,7 @@ def test_artefacts_verify_on_both_lengths(bundle: Bundle) -> None:
     onnx, android, _ = verify(bundle)
     ios = verify_coreml(bundle, bundle.artifact("ios"))
     assert [(v.status, v.reason) for v in (onnx, android, ios)] == [("pass", "")] * 3
+    assert bundle.artifact("ios").input_dtype == "float16"  # its states take half as much
     assert bundle.shapes == (None, "shape_64x16x1")
 
 
