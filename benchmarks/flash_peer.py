@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -73,6 +74,8 @@ def refusal(python: str | None) -> str | None:
         return "give --llama-python, an interpreter that has llama-cpp-python"
     if not sys.platform.startswith("linux"):
         return "memory is taken from llama.cpp with madvise(MADV_PAGEOUT), which only Linux has"
+    if importlib.util.find_spec("gguf") is None:
+        return "this interpreter lacks gguf, of handheld[llm]"
     try:
         done = subprocess.run([python, "-c", "import llama_cpp, numpy"], capture_output=True, text=True)
     except OSError as error:
