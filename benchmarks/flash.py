@@ -52,6 +52,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, workdir: Path) -> None:
         self.options, self.workdir = options, workdir
+        self.no_peer = flash_peer.refusal(options.llama_python)
         self.tree: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "command": shlex.join(["python", *sys.argv]),
@@ -141,10 +142,9 @@ def fidelity(run: Run, subject: Subject) -> None:
 
 def peer(run: Run, subject: Subject) -> None:
     options = run.options
-    reason = flash_peer.refusal(options.llama_python)
-    if reason is not None:
-        run.note(("models", subject.name, "peer"), {"not_measured": reason})
-        print(f"{_label(subject)}: llama.cpp: not measured: {reason}")
+    if run.no_peer is not None:
+        run.note(("models", subject.name, "peer"), {"not_measured": run.no_peer})
+        print(f"{_label(subject)}: llama.cpp: not measured: {run.no_peer}")
         return
     result = flash_peer.compare(subject, options.llama_python, options.threads, options.tokens, options.warmup)
     run.note(("models", subject.name, "peer"), result)
@@ -187,7 +187,7 @@ def main() -> None:
             kernels(run)
         wanted = [section for section in _BY_MODEL if section in options.sections]
         for name in options.models if wanted else ():
-            subject = prepare(name, options.dtype, workdir, with_gguf="peer" in wanted)
+            subject = prepare(name, options.dtype, workdir, with_gguf="peer" in wanted and run.no_peer is None)
             if not subject.open().info.direct_io:
                 print(f"{workdir} refuses direct reads: the page cache takes part, and ratios say little.")
             for section in wanted:

@@ -41,7 +41,8 @@ class Engine:
 
     def counters(self) -> dict[str, int]:
         stats = self._model.stats()
-        own = {name: getattr(stats, name) for name in ("total_ns", "attention_ns", "head_ns", "overhead_ns")}
+        names = ("total_ns", "attention_ns", "head_ns", "overhead_ns", "kv_bytes")
+        own = {name: getattr(stats, name) for name in names}
         names = ("wait_ns", "busy_ns", "select_ns", "compute_ns", "table_ns", "bytes_read", "held_peak_bytes")
         return own | {name: getattr(stats.session, name) for name in names}
 

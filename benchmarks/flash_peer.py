@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import statistics
@@ -18,7 +19,7 @@ from flash_subjects import Subject, evictable, feed_forward_bytes
 from flash_techniques import budget_for
 from side_by_side import note
 
-from handheld.runtime.flash import Pack
+from handheld.runtime.flash import ModelOptions, Pack, SessionOptions
 from handheld.runtime.flash.engine import Mode
 from handheld.runtime.flash.text import model_options
 
@@ -73,6 +74,8 @@ def refusal(python: str | None) -> str | None:
         return "give --llama-python, an interpreter that has llama-cpp-python"
     if not sys.platform.startswith("linux"):
         return "memory is taken from llama.cpp with madvise(MADV_PAGEOUT), which only Linux has"
+    if importlib.util.find_spec("gguf") is None:
+        return "this interpreter lacks gguf, of handheld[llm]"
     try:
         done = subprocess.run([python, "-c", "import llama_cpp, numpy"], capture_output=True, text=True)
     except OSError as error:
@@ -88,7 +91,7 @@ def compare(subject: Subject, python: str, threads: int, tokens: int, warmup: in
         "engine, half, nothing left out": _options(pack, subject, "dense", 0.5, threads),
         "engine, half, selected": _options(pack, subject, "selected", 0.5, threads),
     }
-    held = options["engine, half, selected"]["session"]["budget_bytes"]
+    held = _weights_held(pack, options["engine, half, selected"])
     file_bytes = subject.gguf.stat().st_size
     neurons = feed_forward_bytes(subject.gguf)
     out = {"half": neurons // 2, "same": min(neurons, max(0, file_bytes - held))}
@@ -147,11 +150,13 @@ def compare(subject: Subject, python: str, threads: int, tokens: int, warmup: in
 
 
 def print_comparison(result: dict[str, Any]) -> None:
-    print(f"{'':46} {'tokens/s':>9} {'median':>10} {'best':>10} {'worst':>10} {'held MB':>8}")
+    print(
+        f"{'':46} {'tokens/s':>9} {'median':>10} {'best':>10} {'worst':>10} {'held MB':>8}, key-value cache aside"
+    )
     for row in result["rows"]:
         held = row["counters"].get("held_peak_bytes")
         times = "".join(f"{row[name] / 1e6:8.1f} ms" for name in ("median_ns", "best_ns", "worst_ns"))
-        memory = held or result["gguf_bytes"] - row.get("evicted_bytes", 0)
+        memory = held - row["counters"]["kv_bytes"] if held else result["gguf_bytes"] - row.get("evicted_bytes", 0)
         print(f"{row['contender']:46} {row['tokens_per_s']:9.2f} {times} {memory / 1e6:8.1f}")
     for name, ratio in result["ratios"].items():
         print(f"{name}: {ratio:.2f}x")
@@ -166,6 +171,12 @@ def _options(pack: Pack, subject: Subject, mode: Mode, held: float, threads: int
     session = replace(session, budget_bytes=budget_for(pack, replace(chosen, session=session), held))
     options = {name: value for name, value in vars(chosen).items() if name != "session"}
     return {"options": options, "session": dict(vars(session))}
+
+
+def _weights_held(pack: Pack, given: dict[str, Any]) -> int:
+    """Bytes beside the key-value cache, which llama.cpp has on top of its mapping as well."""
+    options = ModelOptions(SessionOptions(**given["session"]), **given["options"])
+    return options.session.budget_bytes - pack.model(options).stats().kv_bytes
 
 
 def _row(name: str, steps: list[dict[str, Any]]) -> dict[str, Any]:

