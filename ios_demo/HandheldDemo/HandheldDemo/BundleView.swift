@@ -3,7 +3,7 @@ import HandheldCoreML
 import HandheldKit
 import SwiftUI
 
-/// One bundle: plays what its decoder makes of the golden latents, checks parity, shows and shares measurements.
+/// One bundle: plays what its decoder makes of latents, checks parity, shows and shares measurements.
 struct BundleView: View {
     @StateObject private var player: Player
 
@@ -14,26 +14,30 @@ struct BundleView: View {
     var body: some View {
         List {
             Section {
-                FramePlayer(images: player.images)
+                if let image = player.image {
+                    Image(decorative: image, scale: 1).resizable().scaledToFit()
+                } else {
+                    Color.black.aspectRatio(1, contentMode: .fit)
+                }
             }
             Section("Live") {
-                LiveMeter(decoding: player.latest)
+                LiveMeter(meter: player.meter)
             }
             Section("Run") {
-                Picker("Compute units", selection: $player.computeUnits) {
-                    Text("All").tag(MLComputeUnits.all)
-                    Text("Neural Engine").tag(MLComputeUnits.cpuAndNeuralEngine)
-                    Text("GPU").tag(MLComputeUnits.cpuAndGPU)
-                    Text("CPU").tag(MLComputeUnits.cpuOnly)
+                choices.disabled(player.activity != .none)
+                if player.activity == .none {
+                    Button("Play") { player.play() }
+                    Button("Decode and measure") { player.measure() }
+                } else {
+                    Button("Stop") { player.stop() }
                 }
-                .disabled(player.isRunning)
-                Button(player.isRunning ? "Stop" : "Decode and measure") { player.toggle() }
             }
-            if let parity = player.parity {
-                Section("Parity with the golden frames") {
-                    LabeledContent(parity.fault == nil ? "Passed" : "Failed", value: parity.decibels)
-                    LabeledContent("Largest error", value: parity.largestError)
-                    if let fault = parity.fault { Text(fault).foregroundStyle(.red) }
+            .disabled(player.artifacts.isEmpty)
+            ForEach(player.verdicts) { verdict in
+                Section("Parity with the golden frames: \(verdict.id)") {
+                    LabeledContent(verdict.fault == nil ? "Passed" : "Failed", value: verdict.decibels)
+                    LabeledContent("Largest error", value: verdict.largestError)
+                    if let fault = verdict.fault { Text(fault).foregroundStyle(.red) }
                 }
             }
             if let profile = player.profileFile {
@@ -44,6 +48,25 @@ struct BundleView: View {
             }
         }
         .navigationTitle(player.name)
+        .onAppear { player.open() }
+        .task { await player.heedMemory() }
         .onDisappear { player.stop() }
+    }
+
+    @ViewBuilder private var choices: some View {
+        if player.artifacts.count > 1 {
+            Picker("Model", selection: $player.artifact) {
+                ForEach(player.artifacts, id: \.name) { Text("\($0.name), \($0.precision)").tag($0.name) }
+            }
+        }
+        Picker("Clip", selection: $player.clip) {
+            ForEach(player.clips) { Text($0.name).tag($0.source) }
+        }
+        Picker("Compute units", selection: $player.computeUnits) {
+            Text("All").tag(MLComputeUnits.all)
+            Text("Neural Engine").tag(MLComputeUnits.cpuAndNeuralEngine)
+            Text("GPU").tag(MLComputeUnits.cpuAndGPU)
+            Text("CPU").tag(MLComputeUnits.cpuOnly)
+        }
     }
 }

@@ -16,15 +16,18 @@ final class Chat: ObservableObject {
     @Published private(set) var isRunning = false
     @Published private(set) var message: String?
     @Published private(set) var status = "The model is loaded with the first message."
+    @Published private(set) var profileFile: URL?
     @Published var draft = ""
     @Published var budgetMegabytes = 256.0 {
-        didSet { if budgetMegabytes != oldValue { engine = nil } }
+        didSet { if budgetMegabytes != oldValue { conversation = nil } }
     }
 
     let name: String
     private let folder: URL
     private let queue = DispatchQueue(label: "handheld.chat", qos: .userInitiated)
-    private var engine: Engine?
+    private var conversation: Conversation?
+
+    private static let longestAnswer = 256
 
     init(folder: URL) {
         self.folder = folder
@@ -40,12 +43,12 @@ final class Chat: ObservableObject {
         lines.append(Line(id: lines.count, isAnswer: false, text: text))
         lines.append(Line(id: lines.count, isAnswer: true, text: ""))
         let answer = lines.count - 1
-        let current = engine, folder = folder, budget = UInt64(budgetMegabytes) * 1_000_000
+        let current = conversation, folder = folder, budget = UInt64(budgetMegabytes) * 1_000_000, state = DeviceState.now
         queue.async {
             let outcome = Result {
-                let engine = try current ?? Engine(folder: folder, budgetBytes: budget)
-                DispatchQueue.main.async { self.engine = engine }
-                return try engine.answer(text) { soFar in
+                let conversation = try current ?? Conversation(folder: folder, budgetBytes: budget, before: state)
+                DispatchQueue.main.async { self.conversation = conversation }
+                return try conversation.answer(text, limit: Self.longestAnswer, before: state) { soFar in
                     DispatchQueue.main.async { self.lines[answer].text = soFar }
                 }
             }
@@ -54,52 +57,65 @@ final class Chat: ObservableObject {
     }
 
     func stop() {
-        engine?.cancel()
+        conversation?.cancel()
     }
 
-    private func finish(_ outcome: Result<String, Error>) {
-        isRunning = false
-        switch outcome {
-        case .success(let text): status = text
-        case .failure(let error): message = "\(error)"
+    /// Forgets what was said.
+    func restart() {
+        guard !isRunning else { return }
+        lines = []
+        message = nil
+        do {
+            try conversation?.restart()
+        } catch {
+            message = "\(error)"
         }
+    }
+
+    /// Lets go of the model where memory is short and nobody waits for it; the next message loads it again.
+    func heedMemory() async {
+        for await pressure in MemoryPressure.events where pressure == .critical {
+            if isRunning { stop() }
+            conversation = nil
+            message = "The system is short of memory, so the model was closed. Give it a smaller budget, or close other apps."
+        }
+    }
+
+    private func finish(_ outcome: Result<Conversation.Answer, Error>) {
+        isRunning = false
+        do {
+            var answer = try outcome.get()
+            answer.round.after = DeviceState.now
+            status = answer.inWords
+            profileFile = try profile(answer)
+        } catch {
+            message = "\(error)"
+        }
+    }
+
+    private func profile(_ answer: Conversation.Answer) throws -> URL? {
+        guard let conversation else { return nil }
+        let profile = Profile(
+            createdUTC: Profile.timestamp, software: Profile.software,
+            settings: Profile.Settings(runs: Self.longestAnswer, warmup: 0, rounds: 1), device: .this, bundles: [],
+            subjects: [try conversation.subject(answer)])
+        let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(name).profile.json")
+        try profile.write(to: file)
+        return file
     }
 }
 
-/// A pack's model and tokenizer. Used from one queue; only `cancel` from another.
-private final class Engine: @unchecked Sendable {
-    private let tokenizer: Tokenizer
-    private let model: FlashModel
-    private static let longestAnswer = 256
-
-    init(folder: URL, budgetBytes: UInt64) throws {
-        tokenizer = try Tokenizer(contentsOf: folder.appendingPathComponent("tokenizer.json"))
-        model = try FlashModel(FlashPack(folder: folder), budgetBytes: budgetBytes)
-    }
-
-    /// Answers one message, telling the answer so far after each token. Gives what it took, for people.
-    func answer(_ text: String, onText: @escaping (String) -> Void) throws -> String {
-        try model.resume()
-        try model.reset()
-        var ids: [UInt32] = []
-        let prompt = tokenizer.chat(text, first: true)
-        let (_, nanoseconds) = try timed {
-            try model.generate(prompt, limit: Self.longestAnswer) { id in
-                ids.append(id)
-                onText(tokenizer.decode(ids))
-                return true
-            }
-        }
-        let statistics = try model.statistics()
-        let perSecond = 1e9 * Double(statistics.tokens) / Double(max(nanoseconds, 1))
-        let hits = 100 * Double(statistics.cacheHits) / Double(max(statistics.neuronsSelected, 1))
-        return String(
-            format: "%.1f tokens/s, %.1f MB read a token, %.0f %% of neurons in memory, %.0f MB held", perSecond,
-            Double(statistics.bytesRead) / 1e6 / Double(max(statistics.tokens, 1)), hits,
-            Double(statistics.heldPeakBytes) / 1e6)
-    }
-
-    func cancel() {
-        model.cancel()
+extension Conversation.Answer {
+    /// What it took, for people.
+    fileprivate var inWords: String {
+        let count = Double(max(round.latencyNanoseconds.count, 1))
+        let seconds = Double(round.latencyNanoseconds.reduce(0, +)) / 1e9
+        let first = round.firstRunNanoseconds.map { String(format: "%.2f s to the first token", Double($0) / 1e9) }
+        guard seconds > 0, let flash = round.flash else { return first ?? "" }
+        let read = String(
+            format: "%.1f tokens/s, %.1f MB read a token, %.0f %% of neurons in memory", count / seconds,
+            Double(flash.bytesRead ?? 0) / 1e6 / count,
+            100 * Double(flash.cacheHits ?? 0) / Double(max(flash.neuronsSelected ?? 0, 1)))
+        return [first, read].compactMap { $0 }.joined(separator: ", ")
     }
 }

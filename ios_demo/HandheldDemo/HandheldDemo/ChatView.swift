@@ -25,9 +25,12 @@ struct ChatView: View {
             }
             if let message = chat.message { Text(message).foregroundStyle(.red).padding(.horizontal) }
             Text(chat.status).font(.caption).foregroundStyle(.secondary)
+            DeviceMeter().font(.caption).padding(.horizontal)
             HStack(spacing: 8) {
                 Text("\(Int(chat.budgetMegabytes)) MB")
                 Slider(value: $chat.budgetMegabytes, in: 64...4096, step: 64).disabled(chat.isRunning)
+                Button("New", systemImage: "square.and.pencil") { chat.restart() }.disabled(chat.isRunning)
+                if let profile = chat.profileFile { ShareLink("Share the profile", item: profile) }
             }
             .padding(.horizontal)
             HStack(spacing: 8) {
@@ -37,6 +40,7 @@ struct ChatView: View {
             .padding()
         }
         .navigationTitle(chat.name)
+        .task { await chat.heedMemory() }
         .onDisappear { chat.stop() }
     }
 }

@@ -1,29 +1,49 @@
 import HandheldKit
 import SwiftUI
 
-/// The last run's time and frame rate, and what memory and thermal state are now.
+/// How fast frames come, and what memory and thermal state are now.
 struct LiveMeter: View {
-    struct Decoding: Equatable {
-        let nanoseconds: Int64
-        let frames: Int
+    let meter: DecodingMeter
+
+    var body: some View {
+        VStack(spacing: 6) {
+            Reading("Frames per second", meter.framesPerSecond.map { String(format: "%.1f", $0) })
+            Reading("Latency", meter.clipNanoseconds.map(milliseconds))
+            Reading("To the first frame", meter.firstFrameNanoseconds.map(milliseconds))
+            Reading("Frames", meter.frames > 0 ? "\(meter.frames)" : nil)
+            DeviceMeter()
+        }
     }
 
-    let decoding: Decoding?
+    private func milliseconds(_ nanoseconds: Int64) -> String {
+        String(format: "%.1f ms", Double(nanoseconds) / 1e6)
+    }
+}
 
+/// Memory, thermal state and Low Power Mode, twice a second.
+struct DeviceMeter: View {
     var body: some View {
         TimelineView(.periodic(from: .now, by: 0.5)) { _ in
             let state = DeviceState.now
             VStack(spacing: 6) {
-                row("Frames per second", decoding.map { String(format: "%.1f", 1e9 * Double($0.frames) / Double($0.nanoseconds)) })
-                row("Latency", decoding.map { String(format: "%.1f ms", Double($0.nanoseconds) / 1e6) })
-                row("Memory", footprintBytes().map { String(format: "%.0f MB", Double($0) / 1e6) })
-                row("Thermal state", state.thermal?.rawValue)
-                row("Low Power Mode", state.lowPowerMode.map { $0 ? "on" : "off" })
+                Reading("Memory", footprintBytes().map { String(format: "%.0f MB", Double($0) / 1e6) })
+                Reading("Thermal state", state.thermal?.rawValue)
+                Reading("Low Power Mode", state.lowPowerMode.map { $0 ? "on" : "off" })
             }
         }
     }
+}
 
-    private func row(_ title: String, _ value: String?) -> some View {
+private struct Reading: View {
+    private let title: String
+    private let value: String?
+
+    init(_ title: String, _ value: String?) {
+        self.title = title
+        self.value = value
+    }
+
+    var body: some View {
         LabeledContent(title, value: value ?? "–")
     }
 }

@@ -5,60 +5,136 @@ import HandheldCoreML
 import HandheldKit
 import SwiftUI
 
-/// Measures a bundle's decoder on its golden latents, and keeps what the screen shows of that.
+/// Plays and measures what a bundle's decoder makes of latents, and keeps what the screen shows of that.
 @MainActor
 final class Player: ObservableObject {
-    @Published private(set) var images: [CGImage] = []
-    @Published private(set) var latest: LiveMeter.Decoding?
-    @Published private(set) var parity: Verdict?
+    enum Activity { case none, playing, measuring }
+
+    struct Clip: Identifiable {
+        let source: ClipSource
+        let name: String
+        var id: ClipSource { source }
+    }
+
+    @Published private(set) var activity = Activity.none
+    @Published private(set) var image: CGImage?
+    @Published private(set) var meter = DecodingMeter()
+    @Published private(set) var verdicts: [Verdict] = []
     @Published private(set) var profileFile: URL?
     @Published private(set) var message: String?
-    @Published private(set) var isRunning = false
+    @Published private(set) var artifacts: [Manifest.Artifact] = []
+    @Published private(set) var clips: [Clip] = []
+    @Published var artifact = "" { didSet { chosen() } }
+    @Published var clip = ClipSource.golden(nil)
     @Published var computeUnits = MLComputeUnits.all
 
     let name: String
     private let folder: URL
     private var task: Task<Void, Never>?
+    private var isShortOfMemory = false
+
+    private static let framesPerSecond = 24.0
 
     init(folder: URL) {
         self.folder = folder
         name = folder.lastPathComponent
     }
 
-    func toggle() {
-        isRunning ? stop() : start()
+    /// Reads what there is to choose from.
+    func open() {
+        guard artifacts.isEmpty else { return }
+        do {
+            let bundle = try ModelBundle(folder: folder)
+            artifacts = bundle.manifest.artifacts.filter { $0.runtime == .coreml }
+            guard let first = artifacts.first else {
+                throw BundleError(.missing, "\(name) holds no Core ML model. Export it with `--target ios`.")
+            }
+            let golden = zip(bundle.shapes, bundle.manifest.artifacts[0].methods).map { shape, method in
+                Clip(source: .golden(shape), name: "Golden, \(method.outputs[0].map(String.init).joined(separator: "×"))")
+            }
+            clips = golden + Library.latents().map { Clip(source: .file($0), name: $0.lastPathComponent) }
+            artifact = first.name
+        } catch {
+            message = "\(error)"
+        }
     }
 
-    func stop() {
-        task?.cancel()
+    func play() { run(.playing, playClip) }
+    func measure() { run(.measuring, measureClip) }
+    func stop() { task?.cancel() }
+
+    /// Ends what runs where the system is about to end the app; decodes nothing ahead from the first warning on.
+    func heedMemory() async {
+        for await pressure in MemoryPressure.events {
+            isShortOfMemory = true
+            guard pressure == .critical, activity != .none else { continue }
+            stop()
+            message = "Stopped: the system is short of memory. Close other apps, or export with --stream and a smaller --budget."
+        }
     }
 
-    private func start() {
-        isRunning = true
+    private func chosen() {
+        verdicts = []
+        profileFile = nil
+    }
+
+    private func run(_ activity: Activity, _ body: @escaping @MainActor () async throws -> Void) {
+        guard self.activity == .none else { return }
+        self.activity = activity
         message = nil
+        meter = DecodingMeter()
         task = Task {
+            Device.keepAwake(true)
+            defer { Device.keepAwake(false) }
             do {
-                try await run()
+                try await body()
+            } catch is CancellationError {
             } catch {
                 message = "\(error)"
             }
-            isRunning = false
+            self.activity = .none
         }
     }
 
-    private func run() async throws {
+    private func opened() throws -> (ModelBundle, Manifest.Artifact) {
         let bundle = try ModelBundle(folder: folder)
-        guard let artifact = bundle.manifest.artifacts.first(where: { $0.runtime == .coreml }) else {
+        guard let artifact = bundle.manifest.artifacts.first(where: { $0.name == artifact }) else {
             throw BundleError(.missing, "\(name) holds no Core ML model. Export it with `--target ios`.")
         }
-        var measurement = Measurement()
-        measurement.computeUnits = computeUnits
-        let profile = try await measurement.profile(bundle, artifact) { run in
-            self.latest = .init(nanoseconds: run.nanoseconds, frames: run.shape[2])
-            if self.images.isEmpty { self.images = (try? Frames(run.frames, shape: run.shape).images()) ?? [] }
+        return (bundle, artifact)
+    }
+
+    private func playClip() async throws {
+        let (bundle, artifact) = try opened()
+        let latents = try bundle.latents(clip)
+        let decoder = try await openDecoder(
+            bundle, artifact, method: try artifact.shape(for: latents), computeUnits: computeUnits)
+        let playback = try await Playback(decoder, latents, isAhead: !isShortOfMemory)
+        let clock = ContinuousClock()
+        var due = clock.now
+        while let piece = try await playback.next() {
+            meter.add(piece.frames.count, nanoseconds: piece.nanoseconds)
+            for frame in 0..<piece.frames.count {
+                image = try piece.frames.image(frame)
+                // Late frames are shown late, the ones after them not in a rush.
+                due = max(due, clock.now) + .seconds(1 / Self.framesPerSecond)
+                try await clock.sleep(until: due)
+            }
+        }
+    }
+
+    private func measureClip() async throws {
+        let (bundle, artifact) = try opened()
+        var measurement = ClipMeasurement()
+        if case .golden(let shape) = clip { measurement.method = shape }
+        let units = computeUnits
+        let profile = try await measurement.profile(bundle, artifact, unitsAsked: units.profileName) { clip in
+            self.meter.add(clip)
+        } load: { method in
+            try await openDecoder(bundle, artifact, method: method, computeUnits: units)
         }
         message = profile.subjects[0].error
-        parity = profile.subjects[0].parity?.first.map { Verdict($0, artifact.tolerance) }
+        verdicts = (profile.subjects[0].parity ?? []).map { Verdict($0, artifact.tolerance) }
         let file = FileManager.default.temporaryDirectory.appendingPathComponent("\(name).profile.json")
         try profile.write(to: file)
         profileFile = file
@@ -66,12 +142,14 @@ final class Player: ObservableObject {
 }
 
 /// A parity check as a person reads it.
-struct Verdict {
+struct Verdict: Identifiable {
+    let id: String
     let decibels: String
     let largestError: String
     let fault: String?
 
     init(_ parity: Parity, _ tolerance: Manifest.Tolerance) {
+        id = parity.method ?? "First shape"
         decibels = parity.figures.map { String(format: "%.1f dB", $0.psnrDB) } ?? "–"
         largestError = parity.figures.map { String(format: "%.2g", $0.maxAbsError) } ?? "–"
         fault = parity.fault(tolerance)

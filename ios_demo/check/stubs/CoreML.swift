@@ -17,6 +17,10 @@ public final class MLMultiArray: NSObject {
     public let dataType: MLMultiArrayDataType
     public var count: Int { fatalError() }
     public init(shape: [NSNumber], dataType: MLMultiArrayDataType) throws { fatalError() }
+    public init(
+        dataPointer: UnsafeMutableRawPointer, shape: [NSNumber], dataType: MLMultiArrayDataType, strides: [NSNumber],
+        deallocator: ((UnsafeMutableRawPointer) -> Void)? = nil
+    ) throws { fatalError() }
     public func withUnsafeBytes<R>(_ body: (UnsafeRawBufferPointer) throws -> R) rethrows -> R { fatalError() }
     public func withUnsafeMutableBytes<R>(_ body: (UnsafeMutableRawBufferPointer, [Int]) throws -> R) rethrows -> R {
         fatalError()
@@ -40,10 +44,35 @@ public final class MLDictionaryFeatureProvider: NSObject, MLFeatureProvider {
     public func featureValue(for featureName: String) -> MLFeatureValue? { fatalError() }
 }
 
+public final class MLMultiArrayConstraint: NSObject {
+    public var shape: [NSNumber] { fatalError() }
+    public var dataType: MLMultiArrayDataType { fatalError() }
+}
+
+public final class MLFeatureDescription: NSObject {
+    public var multiArrayConstraint: MLMultiArrayConstraint? { fatalError() }
+}
+
+public final class MLModelDescription: NSObject {
+    public var inputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
+    public var outputDescriptionsByName: [String: MLFeatureDescription] { fatalError() }
+}
+
+public final class MLPredictionOptions: NSObject {
+    public var outputBackings: [String: Any] = [:]
+}
+
+/// Of Objective-C's runtime, which every Apple framework brings.
+public func autoreleasepool<R>(invoking body: () throws -> R) rethrows -> R { try body() }
+
 public final class MLModel: NSObject {
+    public var modelDescription: MLModelDescription { fatalError() }
     public static func compileModel(at url: URL) async throws -> URL { fatalError() }
     public static func load(contentsOf url: URL, configuration: MLModelConfiguration) async throws -> MLModel { fatalError() }
     public func prediction(from input: any MLFeatureProvider) throws -> any MLFeatureProvider { fatalError() }
+    public func prediction(from input: any MLFeatureProvider, options: MLPredictionOptions) throws -> any MLFeatureProvider {
+        fatalError()
+    }
 }
 
 public final class MLCPUComputeDevice: NSObject {}

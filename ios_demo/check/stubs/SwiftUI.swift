@@ -2,6 +2,7 @@
 // Agreement with this file is all that such a check proves.
 @_exported import CoreGraphics
 @_exported import Foundation
+import UniformTypeIdentifiers
 
 @MainActor @preconcurrency public protocol View {
     associatedtype Body: View
@@ -94,6 +95,9 @@ public struct List<C: View>: Leaf {
 }
 public struct ForEach<C: View>: Leaf {
     public init<T: RandomAccessCollection>(_ data: T, @ViewBuilder content: @escaping (T.Element) -> C) where T.Element: Identifiable {}
+    public init<T: RandomAccessCollection, I: Hashable>(
+        _ data: T, id: KeyPath<T.Element, I>, @ViewBuilder content: @escaping (T.Element) -> C
+    ) {}
 }
 public struct ScrollView<C: View>: Leaf { public init(@ViewBuilder content: () -> C) {} }
 public struct VStack<C: View>: Leaf {
@@ -138,6 +142,11 @@ extension View {
     public func navigationTitle(_ title: some StringProtocol) -> some View { self }
     public func navigationDestination<D: Hashable, C: View>(for data: D.Type, @ViewBuilder destination: @escaping (D) -> C) -> some View { self }
     public func overlay<V: View>(@ViewBuilder content: () -> V) -> some View { self }
+    public func fileImporter(
+        isPresented: Binding<Bool>, allowedContentTypes: [UTType],
+        onCompletion: @escaping (Result<URL, any Error>) -> Void
+    ) -> some View { self }
+    public func task(_ action: @escaping @MainActor @Sendable () async -> Void) -> some View { self }
     public func refreshable(action: @escaping @MainActor @Sendable () async -> Void) -> some View { self }
     public func onAppear(perform: (@MainActor () -> Void)? = nil) -> some View { self }
     public func onDisappear(perform: (@MainActor () -> Void)? = nil) -> some View { self }
@@ -146,3 +155,8 @@ extension View {
     public func textSelection(_ selectability: TextSelectability) -> some View { self }
 }
 public struct TextSelectability { public static let enabled = TextSelectability() }
+
+extension URL {
+    public func startAccessingSecurityScopedResource() -> Bool { fatalError() }
+    public func stopAccessingSecurityScopedResource() {}
+}

@@ -3,13 +3,17 @@
     import Foundation
     import HandheldKit
 
+    extension Manifest.DType {
+        var coreML: MLMultiArrayDataType { self == .float32 ? .float32 : .float16 }
+    }
+
     extension MLMultiArray {
         /// Row-major values as an array of the dtype that the artefact takes. Throws `.tensors` for a wrong number of them.
         convenience init(_ values: [Float], shape: [Int], dtype: Manifest.DType) throws {
             guard shape.reduce(1, *) == values.count else {
                 throw BundleError(.tensors, "\(values.count) values do not fill an input of shape \(shape).")
             }
-            try self.init(shape: shape as [NSNumber], dataType: dtype == .float32 ? .float32 : .float16)
+            try self.init(shape: shape as [NSNumber], dataType: dtype.coreML)
             // A fresh array is contiguous.
             if dtype == .float32 {
                 withUnsafeMutableBufferPointer(ofType: Float.self) { to, _ in _ = to.initialize(from: values) }
@@ -22,29 +26,32 @@
             }
         }
 
-        /// The values, row-major, whatever strides Core ML chose.
-        func floats() -> [Float] {
-            let shape = self.shape.map(\.intValue)
-            let strides = self.strides.map(\.intValue)
-            var values = [Float]()
-            values.reserveCapacity(count)
-            withUnsafeBytes { bytes in
-                forEachOffset(shape, strides) { offset in
-                    if dataType == .float16 {
-                        values.append(float(bits: bytes.loadUnaligned(fromByteOffset: 2 * offset, as: UInt16.self)))
-                    } else {
-                        values.append(bytes.loadUnaligned(fromByteOffset: 4 * offset, as: Float.self))
-                    }
-                }
-            }
-            return values
+        /// A tensor's own memory, of any shape with as many values. Valid as long as the tensor is.
+        convenience init(sharing tensor: StreamTensor, shape: [Int]) throws {
+            try self.init(
+                dataPointer: tensor.memory.baseAddress!, shape: shape as [NSNumber], dataType: tensor.dtype.coreML,
+                strides: contiguousStrides(shape) as [NSNumber], deallocator: nil)
         }
-    }
 
-    private func forEachOffset(_ shape: [Int], _ strides: [Int], from start: Int = 0, _ body: (Int) -> Void) {
-        guard let extent = shape.first, let stride = strides.first else { return body(start) }
-        for index in 0..<extent {
-            forEachOffset(Array(shape.dropFirst()), Array(strides.dropFirst()), from: start + index * stride, body)
+        /// Copies the values, whatever strides Core ML chose. Throws `.tensors` where they are of another dtype or number.
+        func copy(to tensor: StreamTensor) throws {
+            guard dataType == tensor.dtype.coreML, count * tensor.dtype.bytes == tensor.memory.count else {
+                throw BundleError(.tensors, "A program gave \(shape) where \(tensor.shape) is in the plan.")
+            }
+            withUnsafeBytes { bytes in
+                copyContiguous(
+                    bytes, shape.map(\.intValue), strides.map(\.intValue), tensor.dtype.bytes, to: tensor.memory)
+            }
+        }
+
+        /// The values, row-major, whatever strides Core ML chose.
+        func floats() throws -> [Float] {
+            guard let dtype = [Manifest.DType.float32, .float16].first(where: { $0.coreML == dataType }) else {
+                throw BundleError(.tensors, "The model gives values of another type than fp32 and fp16.")
+            }
+            let tensor = try StreamTensor([count, 1, 1, 1], dtype)
+            try copy(to: tensor)
+            return tensor.floats()
         }
     }
 #endif

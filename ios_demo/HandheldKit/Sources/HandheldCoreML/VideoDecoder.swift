@@ -3,25 +3,26 @@
     import Foundation
     import HandheldKit
 
-    /// A bundle's Core ML artefact, loaded: latents in, frames out.
+    /// A bundle's Core ML artefact of whole clips, loaded: latents in, frames out.
     ///
     /// One prediction runs at a time; the type is an actor so that an app's main thread never waits for one.
-    public actor VideoDecoder {
-        public let artifact: Manifest.Artifact
+    public actor VideoDecoder: ClipDecoder {
+        public nonisolated let artifact: Manifest.Artifact
         /// What loading took, the compilation of the package excluded, in nanoseconds.
-        public let loadNanoseconds: Int64
-        /// Operations by the device that Core ML plans to run them on; nil where the system does not tell.
-        public let plannedDevices: [String: Int]?
+        public nonisolated let loadNanoseconds: Int64
         private let model: MLModel
+        private let configuration: MLModelConfiguration
+        private let compiled: URL
         private let inputName: String
         private let outputName: String
+        private let shape: [Int]
 
         /// Checks the artefact's hash, compiles its package (once: the result is kept in the caches folder under its hash)
         /// and loads it. Throws `BundleError` for a package that is not what the manifest says, and Core ML's own errors.
         ///
         /// - Parameters:
         ///   - method: one of the artefact's, the first where nil; a package of several shapes holds one function each.
-        ///   - computeUnits: where Core ML may run it; `plannedDevices` tells what it makes of that.
+        ///   - computeUnits: where Core ML may run it; `plannedUnits` tells what it makes of that.
         public init(
             _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String? = nil,
             computeUnits: MLComputeUnits = .all
@@ -30,9 +31,12 @@
                 throw BundleError(.malformed, "\(artifact.name) is for \(artifact.runtime.rawValue), not for Core ML.")
             }
             guard artifact.stream == nil else {
-                throw BundleError(
-                    .malformed, "\(artifact.name) is streamed, which this class does not run. Export it without --stream.")
+                throw BundleError(.malformed, "\(artifact.name) is streamed: StreamedVideoDecoder runs it.")
             }
+            guard let used = method.map({ name in artifact.methods.first { $0.name == name } }) ?? artifact.methods[0] else {
+                throw BundleError(.malformed, "\(artifact.name) has no shape \(method ?? "").")
+            }
+            try artifact.checkSystem()
             try bundle.check(artifact)
             let configuration = MLModelConfiguration()
             configuration.computeUnits = computeUnits
@@ -40,42 +44,69 @@
                 guard #available(iOS 18.0, macOS 15.0, *) else {
                     throw BundleError(.version, "\(artifact.name) holds several shapes, which needs iOS 18.")
                 }
-                configuration.functionName = method ?? artifact.methods[0].name
+                configuration.functionName = used.name
             }
-            let compiled = try await Self.compiled(try bundle.locate(artifact.path), artifact.sha256)
+            compiled = try await compiledModel(try bundle.locate(artifact.path), artifact, nil)
             let start = monotonicNanoseconds()
             model = try await MLModel.load(contentsOf: compiled, configuration: configuration)
             loadNanoseconds = monotonicNanoseconds() - start
-            plannedDevices = try await HandheldCoreML.plannedDevices(compiled, configuration)
             self.artifact = artifact
+            self.configuration = configuration
             inputName = bundle.manifest.inputs[0].name
             outputName = bundle.manifest.outputs[0].name
+            shape = used.inputs[0]
         }
 
-        /// Runs the model once. `latents` are row-major in the method's input shape; throws `.tensors` for another number.
-        public func decode(_ latents: [Float], shape: [Int]) throws -> (frames: [Float], nanoseconds: Int64) {
-            let input = try MLMultiArray(latents, shape: shape, dtype: artifact.inputDType)
-            let features = try MLDictionaryFeatureProvider(dictionary: [inputName: MLFeatureValue(multiArray: input)])
-            let (result, nanoseconds) = try timed { try model.prediction(from: features) }
-            guard let output = result.featureValue(for: outputName)?.multiArrayValue else {
-                throw BundleError(.tensors, "\(artifact.name) gave no output \"\(outputName)\". Export the bundle again.")
+        /// Runs the model once; what it takes is that of the prediction.
+        public func measure(_ latents: StreamFrames) throws -> ClipTimes {
+            try predicted(latents) { array, nanoseconds in
+                ClipTimes(frames: array.shape[2].intValue, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
             }
-            return (output.floats(), nanoseconds)
         }
 
-        private static func compiled(_ package: URL, _ sha256: String) async throws -> URL {
-            let manager = FileManager.default
-            let caches = try manager.url(for: .cachesDirectory, in: .userDomainMask, appropriateFor: nil, create: true)
-            let kept = caches.appendingPathComponent("handheld-\(sha256).mlmodelc")
-            if manager.fileExists(atPath: kept.path) { return kept }
-            let fresh = try await MLModel.compileModel(at: package)
-            // A rename is atomic: whoever finds the folder finds it whole. Another task may have been first.
-            do {
-                try manager.moveItem(at: fresh, to: kept)
-            } catch where manager.fileExists(atPath: kept.path) {
-                try? manager.removeItem(at: fresh)
+        public func frames(of latents: StreamFrames) -> AsyncThrowingStream<StreamFrames, Error> {
+            let once = Once()
+            return AsyncThrowingStream { once.isFirst() ? try await self.clip(latents) : nil }
+        }
+
+        private func clip(_ latents: StreamFrames) throws -> StreamFrames {
+            try predicted(latents) { array, _ in
+                try StreamFrames(clip: try array.floats(), shape: array.shape.map(\.intValue))
             }
-            return kept
+        }
+
+        /// Runs the model and gives its output, which is gone after `body`, to it.
+        private func predicted<R>(_ latents: StreamFrames, _ body: (MLMultiArray, Int64) throws -> R) throws -> R {
+            let given = [1, latents.shape[1], latents.count, latents.shape[2], latents.shape[3]]
+            guard given == shape else {
+                throw BundleError(
+                    .tensors, "Latents are \(given); this model takes \(shape) only. Another length is another shape of the "
+                        + "export, or a streamed one.")
+            }
+            return try autoreleasepool {
+                let input = try MLMultiArray(latents.clip, shape: shape, dtype: artifact.inputDType)
+                let features = try MLDictionaryFeatureProvider(dictionary: [inputName: MLFeatureValue(multiArray: input)])
+                let (result, nanoseconds) = try timed { try model.prediction(from: features) }
+                guard let output = result.featureValue(for: outputName)?.multiArrayValue, output.shape.count == 5 else {
+                    throw BundleError(.tensors, "\(artifact.name) gave no clip \"\(outputName)\". Export the bundle again.")
+                }
+                return try body(output, nanoseconds)
+            }
+        }
+
+        /// Operations by the device that Core ML plans to run them on; nil where the system does not tell.
+        public func plannedUnits() async throws -> [String: Int]? {
+            try await plannedDevices(compiled, configuration)
+        }
+    }
+
+    /// Asked by one task at a time.
+    private final class Once: @unchecked Sendable {
+        private var wasAsked = false
+
+        func isFirst() -> Bool {
+            defer { wasAsked = true }
+            return !wasAsked
         }
     }
 #endif

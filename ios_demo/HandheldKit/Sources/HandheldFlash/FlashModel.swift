@@ -48,6 +48,7 @@ public final class FlashModel: @unchecked Sendable {
         public let cacheHits: UInt64
         public let neuronsSelected: UInt64
         public let heldPeakBytes: UInt64
+        public let budgetBytes: UInt64
     }
 
     private let handle: OpaquePointer
@@ -69,7 +70,7 @@ public final class FlashModel: @unchecked Sendable {
     deinit { hh_flash_model_close(handle) }
 
     /// Appends the prompt and then the likeliest token, `limit` times at most, until the model ends its text or `onToken`
-    /// gives false.
+    /// gives false. The last token given is not part of the text yet: a following prompt begins with it.
     public func generate(_ prompt: [UInt32], limit: Int, onToken: (UInt32) -> Bool) throws {
         try withoutActuallyEscaping(onToken) { escaping in
             var receiver: (UInt32) -> Bool = escaping
@@ -111,6 +112,7 @@ public final class FlashModel: @unchecked Sendable {
         try FlashError.check(hh_flash_model_stats(handle, &stats))
         return Statistics(
             tokens: stats.tokens, bytesRead: stats.session.bytes_read, cacheHits: stats.session.cache_hits,
-            neuronsSelected: stats.session.neurons_selected, heldPeakBytes: stats.session.held_peak_bytes)
+            neuronsSelected: stats.session.neurons_selected, heldPeakBytes: stats.session.held_peak_bytes,
+            budgetBytes: stats.session.budget_bytes)
     }
 }

@@ -72,9 +72,9 @@ struct Field {
         return value
     }
 
-    func integer(least: Int64 = 0) -> Int {
-        guard case .integer(let value)? = json, value >= least, let fits = Int(exactly: value) else {
-            return wanted("a whole number of at least \(least)", 0)
+    func integer(least: Int64 = 0, most: Int64 = .max) -> Int {
+        guard case .integer(let value)? = json, value >= least, value <= most, let fits = Int(exactly: value) else {
+            return wanted("a whole number of at least \(least)" + (most < .max ? " and at most \(most)" : ""), Int(least))
         }
         return fits
     }

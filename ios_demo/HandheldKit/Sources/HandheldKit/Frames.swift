@@ -1,30 +1,21 @@
-/// A decoded clip: RGB, nominally in [-1, 1], in the layout of the bundle's output (1, 3, T, H, W).
-public struct Frames: Sendable {
-    public let count: Int
-    public let height: Int
-    public let width: Int
-    private let values: [Float]
-
-    /// Throws `.tensors` for values that are not one clip of three channels.
-    public init(_ values: [Float], shape: [Int]) throws {
-        guard shape.count == 5, shape[0] == 1, shape[1] == 3, shape.reduce(1, *) == values.count else {
-            throw BundleError(.tensors, "Frames are \(values.count) values of shape \(shape); (1, 3, T, H, W) is wanted.")
+extension StreamFrames {
+    /// One RGB frame as RGBA bytes, row by row, opaque; values beyond [-1, 1] are clamped, NaN is black. Throws `.tensors`
+    /// for frames of other than three channels.
+    public func rgba(_ frame: Int) throws -> [UInt8] {
+        guard shape[1] == 3 else {
+            throw BundleError(.tensors, "Frames have \(shape[1]) channels; RGB is wanted.")
         }
-        count = shape[2]
-        height = shape[3]
-        width = shape[4]
-        self.values = values
-    }
-
-    /// One frame as RGBA bytes, row by row, opaque; values beyond [-1, 1] are clamped, NaN is black.
-    public func rgba(_ frame: Int) -> [UInt8] {
-        let plane = height * width
-        var bytes = [UInt8](repeating: 255, count: 4 * plane)
-        for channel in 0..<3 {
-            let start = (channel * count + frame) * plane
-            for place in 0..<plane { bytes[4 * place + channel] = byte(values[start + place]) }
+        let plane = shape[2] * shape[3]
+        return [UInt8](unsafeUninitializedCapacity: 4 * plane) { bytes, initialized in
+            bytes.initialize(repeating: 255)
+            values.withUnsafeBufferPointer { values in
+                for channel in 0..<3 {
+                    let start = (frame * 3 + channel) * plane
+                    for place in 0..<plane { bytes[4 * place + channel] = byte(values[start + place]) }
+                }
+            }
+            initialized = 4 * plane
         }
-        return bytes
     }
 }
 

@@ -113,8 +113,10 @@ public struct Profile: Equatable, Sendable {
         public var parity: [Parity]?
         public var error: String?
 
-        /// A bundle's artefact, with everything that was measured still to be filled in.
-        public init(label: String, bundle: Int, _ artifact: Manifest.Artifact) {
+        /// A bundle's artefact, with everything that was measured still to be filled in. `method` is the one of its
+        /// shapes that is measured, nil the first.
+        public init(label: String, bundle: Int, _ artifact: Manifest.Artifact, method name: String? = nil) {
+            let measured = artifact.methods.first { $0.name == name } ?? artifact.methods[0]
             self.label = label
             self.bundle = bundle
             self.artifact = artifact.name
@@ -123,14 +125,31 @@ public struct Profile: Equatable, Sendable {
             precision = artifact.precision
             sha256 = artifact.sha256
             sizeBytes = artifact.sizeBytes
-            method = artifact.methods.count > 1 ? artifact.methods[0].name : nil
-            inputShapes = artifact.methods[0].inputs
-            outputShapes = artifact.methods[0].outputs
+            method = artifact.methods.count > 1 ? measured.name : nil
+            inputShapes = measured.inputs
+            outputShapes = measured.outputs
             unit = .frame
-            unitsPerRun = artifact.methods[0].outputs[0][0] * artifact.methods[0].outputs[0][2]
+            unitsPerRun = measured.outputs[0][0] * measured.outputs[0][2]
             maxAbsTolerance = artifact.tolerance.maxAbs
             minPSNRdBTolerance = artifact.tolerance.minPSNRdB
             hasTolerance = true
+        }
+
+        /// A language model's flash pack, tokens being what is timed.
+        public init(
+            flash label: String, precision: String, sha256: String, sizeBytes: Int, promptTokens: Int, threads: Int
+        ) {
+            self.label = label
+            runtime = .flash
+            self.precision = precision
+            self.sha256 = sha256
+            self.sizeBytes = sizeBytes
+            unit = .token
+            unitsPerRun = 1
+            self.promptTokens = promptTokens
+            self.threads = threads
+            unitsAsked = "cpu"
+            hasTolerance = false
         }
     }
 

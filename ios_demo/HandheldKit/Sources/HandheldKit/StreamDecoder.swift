@@ -1,239 +1,224 @@
 import Foundation
 
-/// Frames of one strip, contiguous: (count, channels, rows, width).
-public struct StreamFrames: Equatable, Sendable {
-    public let values: [Float]
-    public let shape: [Int]
-
-    public var count: Int { shape[0] }
-
-    public init(_ values: [Float], shape: [Int]) {
-        precondition(shape.count == 4 && shape.reduce(1, *) == values.count)
-        self.values = values
-        self.shape = shape
-    }
-
-    /// Some of the rows of some of the frames.
-    func cropped(_ frames: Range<Int>, _ rows: Range<Int>) -> StreamFrames {
-        let width = shape[3], height = shape[2], channels = shape[1]
-        if frames == 0..<count && rows == 0..<height { return self }
-        var cut: [Float] = []
-        cut.reserveCapacity(frames.count * channels * rows.count * width)
-        for plane in frames.lowerBound * channels..<frames.upperBound * channels {
-            cut += values[(plane * height + rows.lowerBound) * width..<(plane * height + rows.upperBound) * width]
-        }
-        return StreamFrames(cut, shape: [frames.count, channels, rows.count, width])
-    }
-}
-
-/// A loaded segment. Arrays are in the order and shapes of the plan: x, selects, states in; y, new states out.
-public protocol StreamProgram {
-    func call(_ inputs: [[Float]]) throws -> [[Float]]
-}
-
-/// Decodes clips of any length by a plan. Loads one pass' programs at a time where there are several passes.
-public struct StreamDecoder<Program: StreamProgram> {
+/// Decodes clips of any length by a plan, one clip at a time, in memory that does not grow with the clip.
+///
+/// Work is done as frames are asked for, and not ahead of that. Cancelling the task that asks ends it before the next call
+/// of a program. A plan of several passes loads the programs of one at a time; what is between passes or strips goes to
+/// files in `scratch`, which are gone when the clip is.
+public actor StreamDecoder<Program: StreamProgram> {
     private let plan: StreamPlan
-    private let load: (StreamPlan.Segment) throws -> Program
+    private let dtype: Manifest.DType
+    private let scratch: URL
+    private let load: @Sendable (StreamPlan.Segment) async throws -> Program
+    /// Of a plan of one pass, from the first clip on.
+    private var kept: [Program]?
+    private var clip: Clip?
+    private var clips = 0
 
-    public init(_ plan: StreamPlan, load: @escaping (StreamPlan.Segment) throws -> Program) {
+    /// Throws `.tensors` for a plan whose tensors would take more than `memoryBytes`.
+    public init(
+        _ plan: StreamPlan, dtype: Manifest.DType, scratch: URL = FileManager.default.temporaryDirectory,
+        memoryBytes: UInt64 = ProcessInfo.processInfo.physicalMemory,
+        load: @escaping @Sendable (StreamPlan.Segment) async throws -> Program
+    ) throws {
+        guard let size = plan.tensorBytes(dtype), size <= memoryBytes else {
+            let size = plan.tensorBytes(dtype).map { "\($0) bytes" } ?? "more bytes than 64 bits count"
+            throw BundleError(
+                .tensors, "This plan's tensors take \(size), this device has \(memoryBytes). Export with a smaller --budget.")
+        }
         self.plan = plan
+        self.dtype = dtype
+        self.scratch = scratch
         self.load = load
     }
 
-    /// Decodes a whole clip: latents (T', C, H', W') in, frames (t, C, H, W) out in order, as they become final.
+    /// Loads the programs of a plan of one pass, which then stay loaded; does nothing for one of several.
+    public func prepare() async throws {
+        guard plan.passes.count == 1, kept == nil else { return }
+        kept = try await programs(plan.passes[0])
+    }
+
+    /// Lets go of the clip under way and of all programs; the next clip loads them again.
+    public func release() {
+        clip = nil
+        kept = nil
+    }
+
+    /// A clip's frames (t, C, H, W), in order, as they become final.
     ///
-    /// A plan of several passes or strips keeps what is between them in files in `folder`, which are removed at the end.
-    public func decode(
-        _ latents: StreamFrames, scratch folder: URL = FileManager.default.temporaryDirectory,
-        onFrames: (StreamFrames) throws -> Void
-    ) throws {
-        var source: FrameSource = latents
-        for (index, part) in plan.passes.enumerated() {
-            let programs = try part.segments.map(load)
-            let isLast = index == plan.passes.count - 1
-            if isLast && part.strips.count == 1 {
-                try Chain(part, part.strips[0], programs).run(source, onFrames)
-                return
-            }
-            let spool = try Spool(part.output, in: folder)
-            for (number, strip) in part.strips.enumerated() {
-                var done = 0
-                try Chain(part, strip, programs).run(source) { frames in
-                    try spool.write(frames, at: done, row: strip.firstRow)
-                    done += frames.count
-                    guard isLast && number == part.strips.count - 1 else { return }
-                    try onFrames(try spool.frames(done - frames.count..<done, rows: 0..<part.output[1]))
+    /// - Parameter latents: pieces (T', C, H', W') of one clip, in order. They are asked for as they are needed, so they
+    ///   may come live: of a causal decoder every frame comes out before a later latent is asked for. A first pass in
+    ///   strips needs them all.
+    ///
+    /// Throws, as it is read, `.tensors` for latents of another shape or none, `CancellationError` where another clip was
+    /// begun, and what a program reports. Cancelling the task that reads it ends it, with that error or without.
+    public func frames<Latents: AsyncSequence>(
+        from latents: Latents
+    ) -> AsyncThrowingStream<StreamFrames, Error> where Latents.Element == StreamFrames {
+        var iterator = latents.makeAsyncIterator()
+        clips += 1
+        clip = nil  // its memory, before that of the next one
+        let id = clips
+        clip = Clip(id: id, latents: LatentSource(plan.passes[0]), pull: { try await iterator.next() })
+        return AsyncThrowingStream { try await self.next(id) }
+    }
+
+    /// The same, of latents that are all there.
+    public func frames(of latents: StreamFrames) -> AsyncThrowingStream<StreamFrames, Error> {
+        frames(from: AsyncStream { continuation in
+            continuation.yield(latents)
+            continuation.finish()
+        })
+    }
+
+    private func next(_ id: Int) async throws -> StreamFrames? {
+        while true {
+            try Task.checkCancellation()
+            let clip = try current(id)
+            guard let run = clip.run else {
+                guard clip.pass < plan.passes.count else {
+                    self.clip = nil
+                    return nil
                 }
+                try await begin(clip)
+                continue
             }
-            source = spool
-        }
-    }
-}
-
-/// Where a pass reads a clip from.
-private protocol FrameSource {
-    var count: Int { get }
-    func frames(_ range: Range<Int>, rows: Range<Int>) throws -> StreamFrames
-}
-
-extension StreamFrames: FrameSource {
-    fileprivate func frames(_ range: Range<Int>, rows: Range<Int>) -> StreamFrames { cropped(range, rows) }
-}
-
-/// The segments of a pass on one strip, depth first.
-private final class Chain<Program: StreamProgram> {
-    private let stages: [Stage<Program>]
-    /// Where each stage finds its window in the rows of the one before; last, where the strip's rows are.
-    private let rows: [Range<Int>]
-    private let window: Range<Int>
-    private let chunk: Int
-
-    init(_ part: StreamPlan.Pass, _ strip: StreamPlan.Strip, _ programs: [Program]) {
-        stages = zip(part.segments, programs).map(Stage.init)
-        let tops = zip(strip.starts, part.segments).map { $0 * $1.scale }
-        let starts = strip.starts.dropFirst() + [strip.firstRow]
-        let heights = part.segments.dropFirst().map { $0.input[2] } + [strip.rows]
-        rows = zip(zip(starts, tops), heights).map { $0.0 - $0.1..<$0.0 - $0.1 + $1 }
-        window = strip.starts[0]..<strip.starts[0] + part.segments[0].input[2]
-        chunk = part.segments[0].chunk
-    }
-
-    func run(_ source: FrameSource, _ onFrames: (StreamFrames) throws -> Void) throws {
-        guard source.count > 0 else {
-            throw BundleError(.tensors, "No latents to decode: one frame or more are needed.")
-        }
-        for first in stride(from: 0, to: source.count, by: chunk) {
-            let piece = try source.frames(first..<min(first + chunk, source.count), rows: window)
-            try push(piece, 0, onFrames)
-        }
-        for index in stages.indices {
-            try stages[index].finish { try self.push($0, index + 1, onFrames) }
-        }
-    }
-
-    /// Frames in the rows of stage `index`, on through it and all that follow.
-    private func push(_ frames: StreamFrames, _ index: Int, _ onFrames: (StreamFrames) throws -> Void) throws {
-        let own = index == 0 ? frames : frames.cropped(0..<frames.count, rows[index - 1])
-        guard index < stages.count else { return try onFrames(own) }
-        try stages[index].push(own) { try self.push($0, index + 1, onFrames) }
-    }
-}
-
-/// A segment on one strip of one clip.
-private final class Stage<Program: StreamProgram> {
-    private let segment: StreamPlan.Segment
-    private let program: Program
-    private var x: [Float]
-    private var states: [[Float]]
-    private var calls = 0
-    /// Frames of x that are in place.
-    private var filled: Int
-    private let frameSize: Int
-
-    init(_ segment: StreamPlan.Segment, _ program: Program) {
-        self.segment = segment
-        self.program = program
-        frameSize = segment.input[1...].reduce(1, *)
-        x = Array(repeating: 0, count: segment.chunk * frameSize)
-        states = segment.states.map { Array(repeating: 0, count: $0.reduce(1, *)) }
-        filled = segment.lead
-    }
-
-    func push(_ frames: StreamFrames, _ onFrames: (StreamFrames) throws -> Void) throws {
-        var taken = 0
-        while taken < frames.count {
-            let part = min(segment.chunk - filled, frames.count - taken)
-            let from = taken * frameSize..<(taken + part) * frameSize
-            x.replaceSubrange(filled * frameSize..<(filled + part) * frameSize, with: frames.values[from])
-            filled += part
-            taken += part
-            if filled == segment.chunk { try call(nil, onFrames) }
-        }
-    }
-
-    /// Ends the clip: gives its last frames.
-    func finish(_ onFrames: (StreamFrames) throws -> Void) throws {
-        let total = calls * segment.chunk + filled - segment.lead
-        while calls < segment.calls(total) {
-            // Any finite frames do: the selects leave them out.
-            let last = (filled + segment.chunk - 1) % segment.chunk
-            let frame = Array(x[last * frameSize..<(last + 1) * frameSize])
-            for place in filled..<segment.chunk {
-                x.replaceSubrange(place * frameSize..<(place + 1) * frameSize, with: frame)
+            switch try run.last.next() {
+            case .frames(var slice):
+                slice.rows = run.output
+                if let frames = try clip.finished(slice, plan) { return frames }
+            case .starved:
+                let latents = try await clip.pull()
+                try current(id).latents.take(latents, dtype)
+            case .ended: clip.endStrip(plan)
             }
-            try call(total, onFrames)
         }
     }
 
-    private func call(_ total: Int?, _ onFrames: (StreamFrames) throws -> Void) throws {
-        let selects = segment.sources(calls, total).map(oneHot)
-        let results = try program.call([x] + selects + states)
-        guard results.map(\.count) == [segment.output.reduce(1, *)] + states.map(\.count) else {
-            throw BundleError(.tensors, "\(segment.program) gave outputs of other sizes than the plan has.")
+    private func current(_ id: Int) throws -> Clip {
+        guard let clip, clip.id == id else { throw CancellationError() }
+        return clip
+    }
+
+    /// Loads what a strip needs and does not have yet.
+    private func begin(_ clip: Clip) async throws {
+        let part = plan.passes[clip.pass], strip = part.strips[clip.strip]
+        if clip.strip == 0 && plan.passes.count > 1 { clip.programs = try await programs(part) }
+        try await prepare()
+        guard self.clip === clip, let programs = kept ?? clip.programs else { throw CancellationError() }
+        if clip.strip == 0 && !(clip.pass == plan.passes.count - 1 && part.strips.count == 1) {
+            clip.spool = try StreamSpool(part.output, dtype, in: scratch)
         }
-        states = Array(results.dropFirst())
-        let valid = segment.valid(calls, total)
-        calls += 1
-        filled = 0
-        guard !valid.isEmpty else { return }
-        try onFrames(StreamFrames(results[0], shape: segment.output).cropped(valid, 0..<segment.output[2]))
+        let first = part.segments[0]
+        let source: FrameSource = try clip.before.map {
+            try SpoolSource($0, row: strip.starts[0], window: first.input, dtype)
+        } ?? clip.latents.rewound()
+        let top = clip.before == nil ? 0 : strip.starts[0]
+        clip.run = try part.chain(strip, programs, from: source, firstRow: top, dtype)
+    }
+
+    private func programs(_ part: StreamPlan.Pass) async throws -> [Program] {
+        var programs: [Program] = []
+        for segment in part.segments { programs.append(try await load(segment)) }
+        return programs
+    }
+
+    /// A clip in the making.
+    private final class Clip {
+        let id: Int
+        let latents: LatentSource
+        let pull: () async throws -> StreamFrames?
+        var pass = 0
+        var strip = 0
+        var programs: [Program]?
+        /// What the pass before left, and what this one writes.
+        var before: StreamSpool?
+        var spool: StreamSpool?
+        var run: (last: FrameSource, output: Range<Int>)?
+        /// Frames of the strip so far.
+        private var done = 0
+
+        init(id: Int, latents: LatentSource, pull: @escaping () async throws -> StreamFrames?) {
+            self.id = id
+            self.latents = latents
+            self.pull = pull
+        }
+
+        /// Takes what a strip made; gives the frames that are whole and of the last pass.
+        func finished(_ slice: StreamSlice, _ plan: StreamPlan) throws -> StreamFrames? {
+            guard let spool else { return slice.values() }
+            let part = plan.passes[pass]
+            try spool.write(slice, at: done, row: part.strips[strip].firstRow)
+            let first = done
+            done += slice.frames.count
+            guard pass == plan.passes.count - 1 && strip == part.strips.count - 1 else { return nil }
+            let whole = try StreamTensor([slice.frames.count] + part.output, slice.tensor.dtype)
+            try spool.read(slice.frames.count, from: first, row: 0, into: whole)
+            return StreamSlice(tensor: whole, frames: 0..<slice.frames.count, rows: 0..<part.output[1]).values()
+        }
+
+        /// On to the next strip, or to the next pass: its programs are loaded when this one's are gone.
+        func endStrip(_ plan: StreamPlan) {
+            run = nil
+            done = 0
+            strip += 1
+            guard strip == plan.passes[pass].strips.count else { return }
+            strip = 0
+            pass += 1
+            programs = nil
+            before = spool
+            spool = nil
+        }
     }
 }
 
-private func oneHot(_ columns: [Int]) -> [Float] {
-    var select = [Float](repeating: 0, count: columns.count * columns.count)
-    for (row, column) in columns.enumerated() { select[row * columns.count + column] = 1 }
-    return select
-}
+/// The latents of a clip, as they come; kept for who reads them again.
+private final class LatentSource: FrameSource {
+    private let wanted: [Int]
+    private let isReadAgain: Bool
+    private var pieces: [StreamTensor] = []
+    private var next_ = 0
+    private var isEmpty = true
+    private var isEnded = false
 
-/// A clip's frames in a file of their own: written by strips of rows, read by windows of rows.
-private final class Spool: FrameSource {
-    private(set) var count = 0
-    private let channels: Int
-    private let height: Int
-    private let width: Int
-    private let file: URL
-    private let handle: FileHandle
+    init(_ part: StreamPlan.Pass) {
+        isReadAgain = part.strips.count > 1
+        // Strips read windows of the rows.
+        let height = part.strips.map { $0.starts[0] + part.segments[0].input[2] }.max() ?? 0
+        wanted = [part.segments[0].input[1], height, part.segments[0].input[3]]
+    }
 
-    init(_ shape: [Int], in folder: URL) throws {
-        (channels, height, width) = (shape[0], shape[1], shape[2])
-        file = folder.appendingPathComponent("handheld-\(UUID().uuidString).spool")
-        guard FileManager.default.createFile(atPath: file.path, contents: nil) else {
-            throw BundleError(.missing, "\(folder.path) cannot be written; frames between passes are kept there.")
+    /// Takes latents; nil is their end.
+    func take(_ latents: StreamFrames?, _ dtype: Manifest.DType) throws {
+        guard let latents else {
+            guard !isEmpty else { throw BundleError(.tensors, "No latents to decode: one frame or more are needed.") }
+            isEnded = true
+            return
         }
-        handle = try FileHandle(forUpdating: file)
-    }
-
-    deinit {
-        try? handle.close()
-        try? FileManager.default.removeItem(at: file)
-    }
-
-    func write(_ frames: StreamFrames, at first: Int, row: Int) throws {
-        let size = frames.shape[2] * width
-        for plane in 0..<frames.count * channels {
-            try handle.seek(toOffset: offset(first * channels + plane, row))
-            try frames.values[plane * size..<(plane + 1) * size].withUnsafeBytes { try handle.write(contentsOf: Data($0)) }
+        guard Array(latents.shape[1...]) == wanted, latents.count > 0 else {
+            throw BundleError(
+                .tensors, "Latents are \(latents.shape); this model takes (one frame or more, \(wanted[0]), \(wanted[1]), "
+                    + "\(wanted[2])). Another height or width is another export.")
         }
-        count = max(count, first + frames.count)
+        isEmpty = false
+        let tensor = try StreamTensor(latents.shape, dtype)
+        tensor.fill(latents.values)
+        pieces.append(tensor)
     }
 
-    func frames(_ range: Range<Int>, rows: Range<Int>) throws -> StreamFrames {
-        var values: [Float] = []
-        values.reserveCapacity(range.count * channels * rows.count * width)
-        for plane in range.lowerBound * channels..<range.upperBound * channels {
-            try handle.seek(toOffset: offset(plane, rows.lowerBound))
-            let wanted = 4 * rows.count * width
-            guard let data = try handle.read(upToCount: wanted), data.count == wanted else {
-                throw BundleError(.missing, "A file of frames between passes was cut short: is the disk full?")
-            }
-            data.withUnsafeBytes { values += $0.bindMemory(to: Float.self) }
+    func rewound() -> LatentSource {
+        next_ = 0
+        return self
+    }
+
+    func next() -> StreamStep {
+        if !isReadAgain && next_ > 0 {
+            pieces.removeFirst(next_)
+            next_ = 0
         }
-        return StreamFrames(values, shape: [range.count, channels, rows.count, width])
-    }
-
-    private func offset(_ plane: Int, _ row: Int) -> UInt64 {
-        4 * UInt64((plane * height + row) * width)
+        guard next_ < pieces.count else { return isEnded ? .ended : .starved }
+        let tensor = pieces[next_]
+        next_ += 1
+        return .frames(StreamSlice(tensor: tensor, frames: 0..<tensor.shape[0], rows: 0..<tensor.shape[2]))
     }
 }

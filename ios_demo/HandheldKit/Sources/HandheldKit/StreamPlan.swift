@@ -42,6 +42,16 @@ public struct StreamPlan: Equatable, Sendable {
         public var chunk: Int { input[0] }
         public var scale: Int { output[2] / input[2] }
 
+        /// Names of the program's tensors, in the order in which `StreamProgram` has them.
+        public var inputNames: [String] {
+            ["x"] + convs.indices.map { "select_\($0)" } + states.indices.map { "state_\($0)" }
+        }
+        public var outputNames: [String] { ["y"] + states.indices.map { "new_state_\($0)" } }
+
+        /// Shapes of the inputs and of the outputs, in the order of the names, as the programs declare them.
+        public var inputShapes: [[Int]] { [input] + selectSizes.map { [1, $0, $0] } + states }
+        public var outputShapes: [[Int]] { [output] + states }
+
         /// Side of each square select.
         public var selectSizes: [Int] { convs.map { $0.kernel - 1 + chunk * $0.at.rate } }
 
@@ -99,7 +109,39 @@ public struct StreamPlan: Equatable, Sendable {
     public func length(_ frames: Int) -> Int {
         passes.reduce(frames) { $1.length($0) }
     }
+
+    /// Bytes of a pass' tensors, of the pass that has most: x, y, selects and states of every segment, and one segment's
+    /// states once more, as new ones are written beside the old. Nil beyond 64 bits.
+    public func tensorBytes(_ dtype: Manifest.DType) -> Int? {
+        var most = 0
+        for part in passes {
+            var sum = 0, spare = 0
+            for segment in part.segments {
+                guard let states = bytes(segment.states, dtype),
+                    let rest = bytes([segment.input, segment.output] + segment.selectSizes.map { [$0, $0] }, dtype),
+                    let total = added(added(sum, states), rest)
+                else { return nil }
+                sum = total
+                spare = max(spare, states)
+            }
+            guard let total = added(sum, spare) else { return nil }
+            most = max(most, total)
+        }
+        return most
+    }
 }
+
+private func bytes(_ shapes: [[Int]], _ dtype: Manifest.DType) -> Int? {
+    shapes.reduce(0) { added($0, product($1 + [dtype.bytes])) }
+}
+
+private func added(_ a: Int?, _ b: Int?) -> Int? {
+    guard let (sum, overflow) = b.flatMap({ b in a?.addingReportingOverflow(b) }), !overflow else { return nil }
+    return sum
+}
+
+/// No number of a plan is above it, so that products of two need no care.
+private let largest = Int64(Int32.max)
 
 extension StreamPlan {
     init(_ field: Field) {
@@ -111,10 +153,15 @@ extension StreamPlan {
         var faults: [String] = []
         let programs = passes.flatMap { $0.segments.map(\.program) }
         if Set(programs).count < programs.count { faults.append("passes: a program is used twice") }
-        var shape = latents
+        if let extent = (latents + frames).max(), extent > largest { return ["passes: nothing makes frames of \(frames)"] }
+        var shape = latents, rate = 1
         for (index, part) in passes.enumerated() {
             if let fault = part.fault(shape) { return faults + ["passes[\(index)].\(fault)"] }
             shape = part.output
+            for segment in part.segments {
+                rate *= segment.end.rate
+                if rate > largest { return faults + ["passes[\(index)]: more frames of one than \(largest)"] }
+            }
         }
         if shape != frames { faults.append("passes: they make frames of \(shape), the bundle has \(frames)") }
         return faults
@@ -139,6 +186,7 @@ extension StreamPlan.Pass {
             channels = segment.output[1]
             width = segment.output[3]
             heights.append(heights[index] * segment.scale)
+            if heights[index + 1] > largest { return "segments[\(index)].output: more rows than \(largest)" }
         }
         var row = 0
         for (index, strip) in strips.enumerated() {
@@ -171,19 +219,19 @@ extension StreamPlan.Pass {
 extension StreamPlan.Segment {
     fileprivate init(_ field: Field) {
         let f = field.object("program", "units", "input", "output", "lead", "convs", "states", "end", "halo")
-        func shape(_ field: Field) -> [Int] { field.list(least: 1) { $0.integer(least: 1) } }
+        func shape(_ field: Field) -> [Int] { field.list(least: 1) { $0.integer(least: 1, most: largest) } }
         program = f("program").relativePath()
         _ = f("units").list(least: 1) { $0.text() }
         input = shape(f("input"))
         output = shape(f("output"))
-        lead = f("lead").integer()
+        lead = f("lead").integer(most: largest)
         convs = f("convs").list { conv in
             let f = conv.object("kernel", "at")
-            return StreamPlan.TimeConv(kernel: f("kernel").integer(least: 2), at: StreamPlan.Timeline(f("at")))
+            return StreamPlan.TimeConv(kernel: f("kernel").integer(least: 2, most: largest), at: StreamPlan.Timeline(f("at")))
         }
         states = f("states").list(shape)
         end = StreamPlan.Timeline(f("end"))
-        halo = f("halo").integer()
+        halo = f("halo").integer(most: largest)
     }
 
     fileprivate var fault: String? {
@@ -200,17 +248,17 @@ extension StreamPlan.Segment {
 extension StreamPlan.Timeline {
     fileprivate init(_ field: Field) {
         let f = field.object("rate", "delay", "dropped")
-        rate = f("rate").integer(least: 1)
-        delay = f("delay").integer()
-        dropped = f("dropped").integer()
+        rate = f("rate").integer(least: 1, most: largest)
+        delay = f("delay").integer(most: largest)
+        dropped = f("dropped").integer(most: largest)
     }
 }
 
 extension StreamPlan.Strip {
     fileprivate init(_ field: Field) {
         let f = field.object("starts", "first_row", "rows")
-        starts = f("starts").list(least: 1) { $0.integer() }
-        firstRow = f("first_row").integer()
-        rows = f("rows").integer(least: 1)
+        starts = f("starts").list(least: 1) { $0.integer(most: largest) }
+        firstRow = f("first_row").integer(most: largest)
+        rows = f("rows").integer(least: 1, most: largest)
     }
 }

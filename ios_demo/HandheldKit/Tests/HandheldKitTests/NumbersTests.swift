@@ -30,10 +30,45 @@ final class NumbersTests: XCTestCase {
 
     func testFramesAsBytes() throws {
         // Two frames of one row of two pixels: (channel, frame, x).
-        let frames = try Frames([-1, 1, 0, 2, -2, .nan, 1, 1, 0.5, -0.5, 0, 0], shape: [1, 3, 2, 1, 2])
-        XCTAssertEqual(frames.rgba(0), [0, 0, 191, 255, 255, 0, 64, 255])
-        XCTAssertEqual(frames.rgba(1), [128, 255, 128, 255, 255, 255, 128, 255])
-        XCTAssertThrowsError(try Frames([0, 0], shape: [1, 3, 1, 1, 1]))
+        let frames = try StreamFrames(clip: [-1, 1, 0, 2, -2, .nan, 1, 1, 0.5, -0.5, 0, 0], shape: [1, 3, 2, 1, 2])
+        XCTAssertEqual(frames.shape, [2, 3, 1, 2])
+        XCTAssertEqual(try frames.rgba(0), [0, 0, 191, 255, 255, 0, 64, 255])
+        XCTAssertEqual(try frames.rgba(1), [128, 255, 128, 255, 255, 255, 128, 255])
+        XCTAssertThrowsError(try StreamFrames(clip: [0, 0], shape: [1, 3, 1, 1, 1]))
+        XCTAssertThrowsError(try StreamFrames(clip: [0, 0], shape: [1, 1, 2, 1, 1]).rgba(0))
+    }
+
+    func testClipsComeBack() throws {
+        let values = (0..<24).map { Float($0) }
+        let frames = try StreamFrames(clip: values, shape: [1, 2, 3, 2, 2])
+        XCTAssertEqual(Array(frames.values[4..<8]), [12, 13, 14, 15], "the second channel of the first frame")
+        XCTAssertEqual(frames.clip, values)
+    }
+
+    func testStridedTensorsAreCopiedRowMajor() {
+        // (2, 3, 4) in rows of 4 of 8 elements, planes of 4 rows.
+        let from = (0..<2 * 4 * 8).map { Int32($0) }
+        var wanted: [Int32] = []
+        for plane in [Int32(0), 32] {
+            for row in [Int32(0), 8, 16] { wanted += plane + row..<plane + row + 4 }
+        }
+        let layouts: [(shape: [Int], strides: [Int])] = [
+            ([2, 3, 4], [32, 8, 1]), ([1, 2, 3, 4], [999, 32, 8, 1]), ([2, 1, 3, 4], [32, 7, 8, 1]),
+        ]
+        for (shape, strides) in layouts {
+            var to = [Int32](repeating: -1, count: 24)
+            from.withUnsafeBytes { from in
+                to.withUnsafeMutableBytes { to in copyContiguous(from, shape, strides, 4, to: to) }
+            }
+            XCTAssertEqual(to, wanted)
+        }
+        // Transposed: the last dimension is not contiguous.
+        var turned = [Int32](repeating: -1, count: 6)
+        from.withUnsafeBytes { from in
+            turned.withUnsafeMutableBytes { to in copyContiguous(from, [2, 3], [1, 2], 4, to: to) }
+        }
+        XCTAssertEqual(turned, [0, 2, 4, 1, 3, 5])
+        XCTAssertEqual(contiguousStrides([2, 3, 4]), [12, 4, 1])
     }
 
     func testParity() throws {
