@@ -14,6 +14,7 @@ from ...files import write_atomically
 
 DEVICES = {
     "m1-max": Path(__file__).parent / "devices" / "m1-max.json",
+    "snapdragon-8-gen-3": Path(__file__).parent / "devices" / "snapdragon-8-gen-3.json",
 }
 
 _FORMAT = "handheld.flash.device"

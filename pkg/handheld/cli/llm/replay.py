@@ -35,7 +35,7 @@ _COLUMNS = (
 
 def run(
     trace: Annotated[Path, typer.Argument(help="A trace that profile recorded.", show_default=False)],
-    device: Annotated[str, typer.Option(help="m1-max, or a file of `handheld llm calibrate`.")],
+    device: Annotated[str, typer.Option(help="m1-max, snapdragon-8-gen-3, or a file of `handheld llm calibrate`.")],
     memory: Annotated[
         list[str], typer.Option("--memory", "--budget", help="Memory budget, such as 64MB; repeatable.")
     ],

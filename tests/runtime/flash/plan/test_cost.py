@@ -8,6 +8,7 @@ import pytest
 
 from handheld.runtime.errors import RuntimeFailure
 from handheld.runtime.flash.plan import (
+    DEVICES,
     Device,
     StorageCurve,
     StoragePoint,
@@ -51,6 +52,10 @@ def test_io_of_opt_6_7b_is_within_a_fifth_of_the_published_one(
     assert cost.io_s * 1000 == pytest.approx(published_ms, rel=0.2)
     assert cost.memory_s is None
     assert cost.compute_s is None
+
+
+def test_every_device_of_the_table_is_read() -> None:
+    assert all(read_device(name).storage.bytes_per_s(16384, 8) > 0 for name in DEVICES)
 
 
 def curve(*points: tuple[int, int, float]) -> StorageCurve:
