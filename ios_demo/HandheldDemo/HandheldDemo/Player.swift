@@ -125,7 +125,7 @@ final class Player: ObservableObject {
 
     private func measureClip() async throws {
         let (bundle, artifact) = try opened()
-        var measurement = Measurement()
+        var measurement = ClipMeasurement()
         if case .golden(let shape) = clip { measurement.method = shape }
         let units = computeUnits
         let profile = try await measurement.profile(bundle, artifact, unitsAsked: units.profileName) { clip in

@@ -10,7 +10,7 @@
         }
     }
 
-    /// Opens a Core ML artefact, streamed or not, as `Measurement` takes it.
+    /// Opens a Core ML artefact, streamed or not, as `ClipMeasurement` takes it.
     public func openDecoder(
         _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, computeUnits: MLComputeUnits
     ) async throws -> any ClipDecoder {

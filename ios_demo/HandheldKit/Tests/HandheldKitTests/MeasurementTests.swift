@@ -51,8 +51,8 @@ final class MeasurementTests: XCTestCase {
         return answers
     }
 
-    private var quick: Measurement {
-        var measurement = Measurement()
+    private var quick: ClipMeasurement {
+        var measurement = ClipMeasurement()
         (measurement.runs, measurement.warmup, measurement.rounds, measurement.cooldownNanoseconds) = (3, 1, 2, 0)
         return measurement
     }

@@ -1,7 +1,7 @@
 import Foundation
 
 /// Measures an artefact on this device, as `handheld profile` measures one on a host.
-public struct Measurement: Sendable {
+public struct ClipMeasurement: Sendable {
     public var runs = 20
     public var warmup = 2
     public var rounds = 3
