@@ -26,6 +26,6 @@ class WeightWorth:
 
     def in_segment(self, precision: Precision, units: Sequence[str]) -> Precision:
         """A precision as it applies to a segment of these units."""
-        work, weights = (sum(part[name] for name in units) for part in (self._work, self._weights))
-        share = (weights / sum(self._weights.values())) / (work / sum(self._work.values()))
+        work = sum(self._work[name] for name in units) / sum(self._work.values())
+        share = sum(self._weights[name] for name in units) / sum(self._weights.values()) / work
         return replace(precision, rewrites=with_weight_worth(precision.rewrites, share))
