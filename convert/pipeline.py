@@ -36,6 +36,9 @@ _RECORDED = (
     "numpy",
 )
 
+# Latent frames that the eager decoder takes at a time for a golden output.
+_GOLDEN_CHUNK = 2
+
 # The folder of a streamed artefact.
 _STREAM = "stream"
 
@@ -134,7 +137,10 @@ def export(
     model = model.eval()
     with BundleWriter(out, overwrite=overwrite) as writer:
         progress(Step("", "running the model for the golden output"))
-        clips = tuple(_clip(model, example, calibration, first=example is latents) for example in examples)
+        streamed = stream is not None
+        clips = tuple(
+            _clip(model, example, calibration, first=example is latents, streamed=streamed) for example in examples
+        )
         for target in targets:
             chosen = precision or target.default_precision
             if stream is None:
@@ -212,9 +218,15 @@ def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]
             )
 
 
-def _clip(model: nn.Module, latents: Tensor, calibration: Sequence[Tensor], *, first: bool) -> _Clip:
+def _clip(
+    model: nn.Module, latents: Tensor, calibration: Sequence[Tensor], *, first: bool, streamed: bool
+) -> _Clip:
     with torch.no_grad():
-        frames = model(latents)
+        if streamed:  # the same frames, of clips that whole would be too large for this machine, too
+            assert isinstance(model, TurboVAEDecoder)
+            frames = torch.cat([*model.stream(latents, chunk=_GOLDEN_CHUNK)], dim=2)
+        else:
+            frames = model(latents)
     *_, t, h, w = frames.shape
     own = tuple(clip for clip in calibration if clip.shape == latents.shape)
     return _Clip(None if first else f"shape_{h}x{w}x{t}", latents, frames, own or (latents,))

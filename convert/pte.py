@@ -29,9 +29,16 @@ def to_edge(methods: Mapping[str, tuple[fx.GraphModule, tuple[Tensor, ...]]], pa
 
 
 def write(edge: Any, path: Path) -> None:
-    """Write a `.pte` file; its bytes have reached the disk when this returns."""
+    """Write a `.pte` file; its bytes have reached the disk when this returns.
+
+    Inputs are read where the caller has them; with room for them in its plan, a program would copy them.
+    """
+    from executorch.exir import ExecutorchBackendConfig
+    from executorch.exir.passes import MemoryPlanningPass
+
+    config = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))
     with open(path, "wb") as file:
-        edge.to_executorch().write_to_file(file)
+        edge.to_executorch(config).write_to_file(file)
         file.flush()
         os.fsync(file.fileno())
 

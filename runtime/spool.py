@@ -12,9 +12,6 @@ import numpy as np
 
 from .errors import RuntimeFailure
 
-# Frames of one read: enough to keep the calls few, little beside a segment's own tensors.
-_FRAMES_PER_READ = 4
-
 
 class Spool:
     """A temporary file of frames (T, C, H, W), gone when it is closed. Plain reads and writes, so that what is in
@@ -40,10 +37,10 @@ class Spool:
             first: index of the first frame.
             row: of the frame, where the rows begin.
         """
-        frames = np.ascontiguousarray(frames, self._dtype)
         try:
             for part, offset in self._parts(frames, first, row):
-                view = part.reshape(-1).view(np.uint8).data
+                # Rows of a plane lie together: of what the caller has, nothing is copied.
+                view = np.ascontiguousarray(part, self._dtype).reshape(-1).view(np.uint8).data
                 while view:
                     done = os.pwrite(self._file.fileno(), view, offset)
                     view, offset = view[done:], offset + done
@@ -69,9 +66,9 @@ class Spool:
         return frames
 
     def windows(self, row: int, rows: int) -> Iterator[np.ndarray]:
-        """The same rows of all frames, some frames at a time."""
-        for first in range(0, self.frames, _FRAMES_PER_READ):
-            yield self.read(first, min(first + _FRAMES_PER_READ, self.frames), row, rows)
+        """The same rows of all frames, one at a time: a few may be more than all else in memory."""
+        for index in range(self.frames):
+            yield self.read(index, index + 1, row, rows)
 
     def _parts(self, frames: np.ndarray, first: int, row: int) -> Iterator[tuple[np.ndarray, int]]:
         """What of the frames lies together in the file, and where."""

@@ -28,8 +28,11 @@ class Program(Protocol):
 
     threads: int | None
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
-        """Run once, from and to contiguous arrays in the segment's order, shapes and dtype."""
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+        """Run once, from and to contiguous arrays in the segment's order, shapes and dtype.
+
+        Returns `outputs`, or arrays of the program's own that hold until its next call.
+        """
 
     def close(self) -> None:
         """Release the program."""
@@ -41,7 +44,7 @@ class _Stage:
     def __init__(self, segment: Segment, program: Program, scratch: np.ndarray) -> None:
         self.segment, self.program = segment, program
         self.x = np.zeros(segment.input, scratch.dtype)
-        self.y = np.empty(segment.output, scratch.dtype)
+        self._y = np.empty(segment.output, scratch.dtype)  # no page is taken where the program has its own
         self.states = [np.zeros(shape, scratch.dtype) for shape in segment.states]
         ends = list(accumulate(state.size for state in self.states))
         parts = (scratch[end - state.size : end] for end, state in zip(ends, self.states))
@@ -73,14 +76,14 @@ class _Stage:
 
     def _call(self, total: int | None) -> Iterator[np.ndarray]:
         selects = [select.astype(self.x.dtype) for select in self.segment.selects(self.calls, total)]
-        self.program.call([self.x, *selects, *self.states], [self.y, *self._new_states])
-        for state, new in zip(self.states, self._new_states):
+        y, *new_states = self.program.call([self.x, *selects, *self.states], [self._y, *self._new_states])
+        for state, new in zip(self.states, new_states):
             np.copyto(state, new)
         valid = self.segment.valid(self.calls, total)
         self.calls += 1
         self.filled = 0
         if valid:
-            yield self.y[valid.start : valid.stop]
+            yield y[valid.start : valid.stop]
 
 
 class _Chain:
@@ -163,7 +166,7 @@ class StreamSession:
                 are asked for as they are needed; a first pass in strips needs them all.
 
         Returns:
-            Iterator of frames (1, 3, t, H, W) in order, float32 (float64 for programs in that), NCTHW; t varies.
+            Iterator of frames (1, 3, 1, H, W) in order, float32 (float64 for programs in that), NCTHW.
 
         Raises RuntimeFailure for latents of another shape, none at all, and what a runtime reports.
         """
@@ -188,7 +191,10 @@ class StreamSession:
                 else:
                     spool = spools.enter_context(Spool(last.output, self.dtype))
                     out = self._into(spool, last, programs, read)
-                yield from map(self._frames, out)
+                # One by one: the caller's frame and the next one, not two calls' worth of them.
+                for frames in out:
+                    for index in range(len(frames)):
+                        yield self._frames(frames[index : index + 1])
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """As `Session.run`, for a whole clip of any length."""
@@ -219,7 +225,8 @@ class StreamSession:
                 spool.write(frames, done, strip.first_row)
                 done += len(frames)
                 if strip is part.strips[-1] and part is self.plan.passes[-1]:
-                    yield spool.read(done - len(frames), done)
+                    for index in range(done - len(frames), done):
+                        yield spool.read(index, index + 1)
 
     @contextmanager
     def _running(self, part: Pass) -> Iterator[list[Program]]:

@@ -122,12 +122,11 @@ class _Evaluated:
     def __init__(self, program: Program, segment: Segment, faults: list[str]) -> None:
         self.program, self.segment, self.faults = program, segment, faults
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         found = evaluate(self.program, dict(zip(self.segment.input_names, inputs)))
         if found.overflow:
             self.faults.append(f"in {self.segment.program}, {_overflow_text(found.overflow)}")
-        for array, name in zip(outputs, self.segment.output_names):
-            array[...] = found.outputs[name]
+        return [found.outputs[name].astype(array.dtype) for array, name in zip(outputs, self.segment.output_names)]
 
     def close(self) -> None:
         """Nothing is held outside of Python."""

@@ -12,7 +12,7 @@ from torch import fx
 from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
 from ..memory import lifetimes, live_bytes, peak_memory, weight_bytes
-from ..rewrite import apply, capture, module_of
+from ..rewrite import apply, capture, module_of, multiply_adds
 from ..target import Precision, Target
 from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes
@@ -61,7 +61,13 @@ class Proposal:
             }
             for part, peak, spool in zip(self.size.plan.passes, self.size.peak_bytes, self.size.spool_bytes)
         ]
-        return {"peak_bytes": self.peak_bytes, "weight_bytes": self.size.weight_bytes, "passes": passes}
+        return {
+            "peak_bytes": self.peak_bytes,
+            "weight_bytes": self.size.weight_bytes,
+            "multiply_adds": self.size.multiply_adds,
+            "multiply_adds_around_strips": self.size.again,
+            "passes": passes,
+        }
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Fit:
 
     Attributes:
         whole_bytes: the peak of decoding the whole clip at once.
+        whole_multiply_adds: of that.
         default: streamed as `handheld export --stream` does without a budget.
         proposal: the fastest way to stream within the budget; None where there is none.
         overhead: the runtime's part.
@@ -80,6 +87,7 @@ class Fit:
     budget_bytes: int
     stages: tuple[StageSize, ...]
     whole_bytes: int
+    whole_multiply_adds: int
     default: Proposal
     proposal: Proposal | None
     overhead: Overhead
@@ -90,7 +98,7 @@ class Fit:
             "precision": self.precision,
             "budget_bytes": self.budget_bytes,
             "stages": [vars(stage) for stage in self.stages],
-            "whole_clip": {"peak_bytes": self.whole_bytes},
+            "whole_clip": {"peak_bytes": self.whole_bytes, "multiply_adds": self.whole_multiply_adds},
             "streamed": self.default.to_json(),
             "proposal": self.proposal.to_json() if self.proposal else None,
             "overhead": vars(self.overhead),
@@ -135,6 +143,7 @@ def fit(
         budget_bytes,
         tuple(_stages(graph, wanted.dtype, planner)),
         whole,
+        multiply_adds(graph),
         Proposal(cuts, planner.size(cuts)),
         Proposal(*proposed) if proposed else None,
         overhead,

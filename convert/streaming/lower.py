@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,12 +15,12 @@ from handheld.models import TurboVAEDecoder
 from handheld.runtime.manifest import RewriteRecord
 from handheld.runtime.stream_plan import StreamPlan
 
-from ..choice import with_weight_worth
 from ..errors import ExportError
 from ..lowering import Progress, Step, lower, rewritten_for
 from ..target import Job, Lowered, Target
-from .cuts import PassCut, work_of
+from .cuts import PassCut
 from .segments import SegmentModule, build
+from .worth import WeightWorth
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,13 @@ def lower_stream(
     check_streams(target, precision_name)
     height, width = latents.shape[3:]
     plan, modules = build(model, cuts, height, width, "{}" + PurePosixPath(target.filename).suffix)
-    shares = _shares(model, modules)
+    worth = WeightWorth(model)
     folder.mkdir()
     parts: list[Lowered] = []
     records: list[tuple[RewriteRecord, ...]] = []
-    for index, (module, share) in enumerate(zip(modules, shares), start=1):
+    for index, module in enumerate(modules, start=1):
         which = f"segment {index} of {len(modules)}: "
-        # A choice weighs time against weights, each as a part of the graph's: they stand for the whole decoder's.
-        own = replace(precision, rewrites=with_weight_worth(precision.rewrites, share))
+        own = worth.in_segment(precision, module.plan.units)
 
         def report(step: Step, which: str = which) -> None:
             progress(Step(step.target, which + step.doing))
@@ -104,14 +102,6 @@ def example(module: SegmentModule) -> tuple[Tensor, ...]:
     x, *states = (torch.randn(shape, generator=generator) for shape in (segment.input, *segment.states))
     selects = (torch.from_numpy(select) for select in segment.selects(0, 1))
     return (x, *selects, *states)
-
-
-def _shares(model: TurboVAEDecoder, modules: Sequence[SegmentModule]) -> list[float]:
-    """Of each segment, its part of the decoder's weights over its part of the decoder's work."""
-    units = iter(work_of(model))
-    work = [sum(islice(units, len(module.plan.units))) for module in modules]
-    weights = [sum(p.numel() for p in module.parameters()) for module in modules]
-    return [(own / sum(weights)) / (done / sum(work)) for own, done in zip(weights, work)]
 
 
 def _merged(segments: Iterable[tuple[RewriteRecord, ...]]) -> tuple[RewriteRecord, ...]:

@@ -24,6 +24,11 @@ from .cuts import Cut, PassCut
 from .overheads import Overhead
 from .segments import SegmentModule, build
 from .units import units_of
+from .worth import WeightWorth
+
+# Frames are given in fp32 at least, each while the caller still has the one before.
+_GIVEN_BYTES = 4
+_FRAMES_GIVEN = 2
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,11 @@ class ProgramSize:
 
 
 class UnitSizes:
-    """Measures the units of a decoder, each as a program of its own on whole frames; equal ones once.
+    """Measures segments of a decoder by the graphs that are lowered; equal ones once.
 
-    What a segment needs follows: it has the weights of all its units, and the activations of the largest, as
-    rewrites stay inside units. The same holds for windows of fewer rows, in proportion.
+    A plan's segments are measured as they are. Many plans are compared by their units, each a program of its own on
+    whole frames: a segment has about the weights of all its units and the activations of the largest, as rewrites
+    stay inside units, and windows of fewer rows need less in proportion.
 
     Args:
         model: on the meta device.
@@ -58,7 +64,8 @@ class UnitSizes:
         self.model, self.height, self.width, self.precision = model, height, width, precision
         self._modules: dict[int, list[SegmentModule]] = {}
         self._known: dict[tuple[object, ...], ProgramSize] = {}
-        self._places = {name: index for index, name in enumerate(units_of(model))}
+        self._count = len(units_of(model))
+        self._worth = WeightWorth(model)
 
     def segments(self, chunk: int) -> list[Segment]:
         """The units as segments for so many frames a call."""
@@ -66,36 +73,24 @@ class UnitSizes:
 
     def of_unit(self, index: int, chunk: int) -> ProgramSize:
         """Of a unit, called with so many frames."""
-        module = self._at(chunk)[index]
+        return self.of(self._at(chunk)[index])
+
+    def of(self, module: SegmentModule) -> ProgramSize:
+        """Of a segment of this decoder."""
         key = (repr(module.units), module.plan.input, module.plan.output, module.plan.states)
         if key not in self._known:
             self._known[key] = self._measure(module)
         return self._known[key]
 
-    def of(self, segment: Segment) -> ProgramSize:
-        """Of a segment of this decoder."""
-        chunk, parts = segment.chunk, []
-        for name in segment.units:
-            place = self._places[name]
-            parts.append(self.of_unit(place, chunk))
-            chunk *= self._at(chunk)[place].plan.end.rate
-        part = segment.input[2] / self._at(segment.chunk)[self._places[segment.units[0]]].plan.input[2]
-        return ProgramSize(
-            sum(size.weight_bytes for size in parts),
-            int(part * max(size.inner_bytes for size in parts)),
-            int(part * sum(size.multiply_adds for size in parts)),
-            int(part * sum(size.moved_bytes for size in parts)),
-        )
-
     def _at(self, chunk: int) -> list[SegmentModule]:
         if chunk not in self._modules:
-            cuts = [PassCut((Cut(1, chunk),)) for _ in self._places]
+            cuts = [PassCut((Cut(1, chunk),)) for _ in range(self._count)]
             _, self._modules[chunk] = build(self.model, cuts, self.height, self.width)
         return self._modules[chunk]
 
     def _measure(self, module: SegmentModule) -> ProgramSize:
         graph = capture(module, meta_inputs(module.plan))
-        apply(graph, self.precision.rewrites)
+        apply(graph, self._worth.in_segment(self.precision, module.plan.units).rewrites)
         dtype = self.precision.dtype
         return ProgramSize(
             weight_bytes(graph, dtype),
@@ -120,12 +115,16 @@ class StreamSize:
         programs: the size of each segment's program, by its name.
         peak_bytes: most memory of the process, in each pass.
         spool_bytes: of temporary files, per pass: frames for the next one, or strips that are put together.
+        multiply_adds: of the clip, all strips and the frames at its ends that are of no clip included.
+        again: of these, how many are on rows around a strip that the strip beside it computes too.
     """
 
     plan: StreamPlan
     programs: Mapping[str, ProgramSize]
     peak_bytes: tuple[int, ...]
     spool_bytes: tuple[int, ...]
+    multiply_adds: int
+    again: int
 
     @property
     def weight_bytes(self) -> int:
@@ -134,20 +133,41 @@ class StreamSize:
 
 def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead: Overhead) -> StreamSize:
     """What a decoder cut like this needs, for a clip of so many latent frames."""
-    plan, _ = build(sizes.model, cuts, sizes.height, sizes.width)
-    programs = {segment.program: sizes.of(segment) for segment in plan.segments}
+    plan, modules = build(sizes.model, cuts, sizes.height, sizes.width)
+    programs = {module.plan.program: sizes.of(module) for module in modules}
     itemsize = sizes.precision.dtype.itemsize
     peaks, spools = [], []
+    work, again = 0, 0.0
     for index, part in enumerate(plan.passes):
         held = [
             (programs[segment.program], itemsize * _ends(segment), itemsize * _states(segment))
             for segment in part.segments
         ]
-        peaks.append(overhead.peak_bytes(held))
-        frames = part.length(frames)
+        read = math.prod(part.segments[0].input[1:]) if index else 0
+        given = math.prod(part.output) if part is plan.passes[-1] else 0
+        peaks.append(overhead.peak_bytes(held) + passing_bytes(read, given, itemsize))
+        height = part.output[1]
+        for segment in part.segments:
+            height //= segment.scale
+        for segment in part.segments:
+            done = programs[segment.program].multiply_adds * segment.calls(frames) * len(part.strips)
+            again += done * (1 - height / (len(part.strips) * segment.input[2]))
+            work += done
+            height *= segment.scale
+            frames = segment.end.length(frames)
         spooled = index < len(plan.passes) - 1 or len(part.strips) > 1
         spools.append(frames * math.prod(part.output) * itemsize if spooled else 0)
-    return StreamSize(plan, programs, tuple(peaks), tuple(spools))
+    return StreamSize(plan, programs, tuple(peaks), tuple(spools), work, int(again))
+
+
+def passing_bytes(read: int, given: int, itemsize: int) -> int:
+    """Frames outside of a pass's programs.
+
+    Args:
+        read: elements of a frame, or of its rows, that comes from a file; 0 in the first pass.
+        given: elements of a frame that goes to the caller; 0 in a pass that is not the last.
+    """
+    return read * itemsize + _FRAMES_GIVEN * given * max(itemsize, _GIVEN_BYTES)
 
 
 def _ends(segment: Segment) -> int:

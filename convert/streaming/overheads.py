@@ -22,18 +22,17 @@ class Overhead:
         process_bytes: resident with Python, numpy and the runtime, before a program is loaded.
         program_bytes: of each loaded program, beside its weights.
         weights: resident bytes per byte of weights.
-        boundary: copies of a program's inputs and outputs inside the runtime, for as long as it is loaded.
+        outputs_stay: whether each program has memory of its own for what it gives while it is loaded, or the driver
+            has it written to memory that programs share.
         inner: resident bytes per byte of activations inside a program.
-        inner_stays: whether each program keeps that memory while it is loaded, or gives it back after a call.
         source: how and where this was measured.
     """
 
     process_bytes: int
     program_bytes: int
     weights: float
-    boundary: float
+    outputs_stay: bool
     inner: float
-    inner_stays: bool
     source: str
 
     def peak_bytes(self, held: Sequence[tuple[ProgramSize, int, int]]) -> int:
@@ -43,15 +42,14 @@ class Overhead:
             held: of each segment its program, the bytes of x and y, and those of its states.
         """
         inner = [size.inner_bytes for size, _, _ in held]
-        states = [state for _, _, state in held]
+        states = [state for _, _, state in held]  # the old ones; new ones are written beside them
         return int(
             self.process_bytes
             + len(held) * self.program_bytes
             + sum(self.weights * size.weight_bytes + ends for size, ends, _ in held)
             + sum(states)
-            + max(states)  # the driver has new states written beside the old ones, of one segment at a time
-            + self.boundary * sum(ends + 2 * state for _, ends, state in held)
-            + self.inner * (sum(inner) if self.inner_stays else max(inner))
+            + (sum(states) if self.outputs_stay else max(states))
+            + self.inner * max(inner)
         )
 
     def whole_clip_bytes(self, weights: int, activations: int) -> int:
@@ -65,25 +63,23 @@ class Overhead:
 
 OVERHEADS: dict[str, Overhead] = {
     "onnxruntime": Overhead(
-        process_bytes=70 * _MB,
+        process_bytes=106 * _MB,
         program_bytes=1 * _MB,
         weights=1.0,
-        boundary=0.0,
+        outputs_stay=False,
         # An arena that grows by doubling, and keeps what it has for all programs.
         inner=2.5,
-        inner_stays=False,
-        source="measured with onnxruntime on x86-64 Linux, 2 threads, ltx fp32: streamed at 256x256 (one plan) "
-        "and 704x1280 (two), whole clip of 25 frames of 256x256; later plans at 704x1280 took 5 to 10 % more",
+        source="measured with onnxruntime on x86-64 Linux, 2 threads, fp32: ltx streamed at 256x256 and 704x1280, "
+        "whole clip of 25 frames of 256x256; passes of tiny at 704x1280 took 1.7 to 3 bytes for each of theirs",
     ),
     "executorch": Overhead(
-        process_bytes=373 * _MB,  # its Python bindings import torch
+        process_bytes=240 * _MB,  # its Python bindings import torch
         program_bytes=0,
         weights=1.0,
-        boundary=0.0,
+        outputs_stay=True,
         inner=1.0,
-        inner_stays=False,
-        source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, ltx fp32, streamed at "
-        "256x256 only; the whole clip was not measured",
+        source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32, only at 256x256 "
+        "and below, before programs read their inputs in place; the whole clip was not measured",
     ),
 }
 

@@ -5,10 +5,10 @@ ahead at, and a clip has that many frames more; a segment of its own needs buffe
 chunks cost less per frame and more memory. A pass holds only its own weights and states, and writes its frames to a
 file for the next one. Strips make everything lower, and the rows around them are computed twice.
 
-The search: for the last pass every first unit and every number of strips; before it, whole frames, in as few passes
-as fit, and strips of a few units where whole frames of a unit fit in no pass. In each pass a shortest path over the
-cuts and chunks, for several limits of a program's own activations and several prices of a buffer's byte. It takes
-the size of a unit to be linear in the frames of a call; what it chooses is measured.
+The search: the best passes up to each unit, from those up to the units before it; of passes in strips that are not
+the last, those of a few units. In each pass a shortest path over the cuts and chunks, for several limits of a
+program's own activations and several prices of a buffer's byte. It takes the size of a unit to be linear in the
+frames of a call; what it chooses is measured.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from handheld.runtime.stream_plan import Segment, Timeline
 
 from .cuts import Cut, PassCut
-from .memory import ProgramSize, StreamSize, UnitSizes, stream_size
+from .memory import ProgramSize, StreamSize, UnitSizes, passing_bytes, stream_size
 from .overheads import Overhead
 
-_CHUNKS = (1, 2, 4, 8, 16)
+_CHUNKS = (*range(1, 11), 12, 14, 16)  # close together: where few calls make a clip, the last is rarely full
+_STEPS = (1, 2, 4, 8, 16)  # of a causal decoder, whose segments keep in step
 _STRIPS = (1, 2, 3, 4, 6, 8, 12, 16)
 _MOST_STRIPPED = 4  # units of a pass in strips that is not the last: the rows around them grow with each
 _MOST_UNITS = 10  # of a segment: what more look ahead together is waste everywhere
@@ -33,12 +33,18 @@ _MOST_UNITS = 10  # of a segment: what more look ahead together is waste everywh
 # only kept, cost what they do.
 _WORK_PER_BYTE = 8
 
+# The same of a byte that goes to a file or comes from one, at about 0.5 GB/s.
+_WORK_PER_FILE_BYTE = 128
+
 # More work than one pass over the whole frame that a plan with temporary files must save: until its last pass it
 # gives no frame.
 _SPOOLED = 1.25
 
+# Part of a budget that a plan leaves, as memory is predicted within a few per cent.
+_KEPT_FREE = 0.03
+
 # The search is repeated with a smaller budget where what it chose is larger than it took it to be.
-_TRIES = 4
+_TRIES = 6
 
 # Frames of a call in which units are measured; a Winograd tile makes two frames at least.
 _MEASURED_AT = 4
@@ -76,6 +82,12 @@ class _Unit:
         tiles = -(-chunk // _TILE) / (_MEASURED_AT / _TILE)
         return self.size.multiply_adds * tiles + _WORK_PER_BYTE * self.size.moved_bytes * self.share(chunk)
 
+    @property
+    def least_work(self) -> float:
+        """Per frame of the largest calls."""
+        bytes_per_frame = self.size.moved_bytes / (self.kept + _MEASURED_AT)
+        return self.size.multiply_adds / _MEASURED_AT + _WORK_PER_BYTE * bytes_per_frame
+
 
 @dataclass(frozen=True)
 class _Option:
@@ -86,6 +98,7 @@ class _Option:
         work: for the whole clip and all strips.
         buffer_bytes: of x and y.
         inner_bytes: of activations.
+        state_bytes: of the states.
     """
 
     first: int
@@ -94,6 +107,7 @@ class _Option:
     work: float
     buffer_bytes: float
     inner_bytes: float
+    state_bytes: float
 
 
 @dataclass(frozen=True)
@@ -123,8 +137,9 @@ class Planner:
             self._lengths.append(unit.segment.end.length(self._lengths[-1]))
 
     def fitting(self, budget_bytes: int) -> tuple[tuple[PassCut, ...], StreamSize] | None:
-        """The fastest cuts whose peak is at most `budget_bytes`, and their size; None if there are none."""
-        allowed = float(budget_bytes)
+        """The fastest cuts within `budget_bytes`, a little of it left, and their size; None if there are none."""
+        target_bytes = (1 - _KEPT_FREE) * budget_bytes
+        allowed = target_bytes
         for _ in range(_TRIES):
             found = [plan for step in self._steps() if (plan := self._search(allowed, step))]
             if not found:
@@ -132,9 +147,9 @@ class Planner:
             _, cuts = min(found, key=lambda plan: plan[0])
             size = self.size(cuts)
             peak = max(size.peak_bytes)
-            if peak <= budget_bytes:
+            if peak <= target_bytes:
                 return cuts, size
-            allowed *= 0.99 * budget_bytes / peak
+            allowed *= 0.98 * target_bytes / peak
         return None
 
     def state_bytes(self) -> dict[str, int]:
@@ -152,89 +167,95 @@ class Planner:
 
         In a causal decoder frames would wait for the next latent where segments are out of step.
         """
-        return _CHUNKS if self.sizes.model.config.decoder_causal else (None,)
+        return _STEPS if self.sizes.model.config.decoder_causal else (None,)
 
     def _search(self, budget: float, step: int | None) -> tuple[float, tuple[PassCut, ...]] | None:
         """The work and the cuts of the fastest plan of a budget."""
-        best: tuple[float, tuple[PassCut, ...]] | None = None
         count = len(self._units)
+        whole = self._solve(0, count, 1, budget, step)
+        best: dict[int, tuple[float, tuple[PassCut, ...]]] = {0: (0.0, ())}
+        for stop in range(1, count + 1):
+            for first, strips in self._passes(stop):
+                if first not in best:
+                    continue
+                before, cuts = best[first]
+                before += self._spooling(stop) if stop < count or strips > 1 else 0.0
+                if stop in best and before + self._least_work(first, stop, strips) >= best[stop][0]:
+                    continue
+                last = self._solve(first, stop, strips, budget, step)
+                if last and (stop not in best or before + last.work < best[stop][0]):
+                    best[stop] = before + last.work, (*cuts, PassCut(last.cuts, strips))
+        if count in best:
+            work, cuts = best[count]
+            if whole is None or work * _SPOOLED < whole.work:
+                return work * _SPOOLED, cuts
+        return (whole.work, (PassCut(whole.cuts),)) if whole else None
 
-        @cache
-        def solved(first: int, stop: int, strips: int) -> _Solution | None:
-            return self._solve(first, stop, strips, budget, step)
-
-        @cache
-        def head(stop: int) -> tuple[float, tuple[PassCut, ...]] | None:
-            """Up to a unit: whole frames, the last of its passes as long as fits, or else the cheapest strips."""
-            if stop == 0:
-                return 0.0, ()
-            for first in range(stop):
-                last = solved(first, stop, 1)
-                before = head(first) if last else None
-                if last and before:
-                    return before[0] + last.work + self._spooling(stop), (*before[1], PassCut(last.cuts))
-            found = []
-            for first in range(max(0, stop - _MOST_STRIPPED), stop):
-                strips = next((n for n in _STRIPS[1:] if solved(first, stop, n)), None)
-                last = solved(first, stop, strips) if strips else None
-                before = head(first) if last else None
-                if strips and last and before:
-                    work = before[0] + last.work + self._spooling(stop)
-                    found.append((work, (*before[1], PassCut(last.cuts, strips))))
-            return min(found, key=lambda plan: plan[0], default=None)
-
-        for first in range(count):
-            before = head(first)
-            if before is None or (best and before[0] >= best[0]):
-                continue
-            for strips in _STRIPS:
-                last = solved(first, count, strips)
-                if last:
-                    work = before[0] + last.work + (self._spooling(count) if strips > 1 else 0.0)
-                    if first or strips > 1:
-                        work *= _SPOOLED
-                    if best is None or work < best[0]:
-                        best = work, (*before[1], PassCut(last.cuts, strips))
-                    break  # more strips are more work
-        return best
+    def _passes(self, stop: int) -> Iterator[tuple[int, int]]:
+        """First unit and strips of the passes that may end before a unit; the likely ones first."""
+        for first in range(stop):
+            yield first, 1
+        last = stop == len(self._units)
+        for strips in _STRIPS[1:]:
+            for first in range(0 if last else max(0, stop - _MOST_STRIPPED), stop):
+                yield first, strips
 
     def _spooling(self, stop: int) -> float:
         """Work of writing and reading the frames between two passes."""
         _, c, h, w = self._units[stop - 1].segment.output
-        return 2.0 * _WORK_PER_BYTE * self._lengths[stop] * c * h * w * self.itemsize
+        return 2.0 * _WORK_PER_FILE_BYTE * self._lengths[stop] * c * h * w * self.itemsize
+
+    def _least_work(self, first: int, stop: int, strips: int) -> float:
+        """No pass of these units takes less."""
+        rows = self._rows(first, stop, strips)
+        if rows is None:
+            return math.inf
+        units, lengths = self._units[first:stop], self._lengths[first:stop]
+        return strips * sum(u.least_work * n * own / u.rows for u, n, own in zip(units, lengths, rows))
 
     def _solve(self, first: int, stop: int, strips: int, budget: float, step: int | None) -> _Solution | None:
         """The cuts of a pass with the least work, of those that fit."""
         rows = self._rows(first, stop, strips)
         if rows is None:
             return None
-        units = self._units[first:stop]
-        parts = [own / unit.rows for own, unit in zip(rows, units)]
-        held = [
-            (ProgramSize(unit.size.weight_bytes, 0, 0, 0), 0, int(self._state_bytes(unit) * part))
-            for unit, part in zip(units, parts)
-        ]
-        left = budget - self.overhead.peak_bytes(held)
+        parts = [own / unit.rows for own, unit in zip(rows, self._units[first:stop])]
+        left = budget - self._held_bytes(first, stop, parts)
         if left <= 0:
             return None
-        options = list(self._options(first, stop, parts, strips, step))
+        options = [o for o in self._options(first, stop, parts, strips, step) if self._turn_bytes([o]) < left]
         best: _Solution | None = None
-        limits = sorted({option.inner_bytes for option in options if option.inner_bytes < left})
+        limits = sorted({option.inner_bytes for option in options})
         for limit in limits[:: max(1, len(limits) // 12)]:
             usable = [option for option in options if option.inner_bytes <= limit]
             for price in (0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0):
                 path = _shortest(usable, first, stop, price)
                 if path is None:
                     break
-                inner = [option.inner_bytes for option in path]
-                buffers = sum(option.buffer_bytes for option in path) * (1 + self.overhead.boundary)
-                needed = buffers + self.overhead.inner * (sum(inner) if self.overhead.inner_stays else max(inner))
                 work = sum(option.work for option in path)
-                if needed <= left:
-                    if best is None or work < best.work:
-                        best = _Solution(tuple(Cut(o.stop - o.first, o.chunk) for o in path), work)
+                if best is not None and work >= best.work:
                     break  # a higher price is more work
+                if sum(option.buffer_bytes for option in path) + self._turn_bytes(path) <= left:
+                    best = _Solution(tuple(Cut(o.stop - o.first, o.chunk) for o in path), work)
+                    break
         return best
+
+    def _held_bytes(self, first: int, stop: int, parts: Sequence[float]) -> float:
+        """What a pass holds whatever its cuts are; `parts` of the rows of each unit."""
+        units = self._units[first:stop]
+        held = [(ProgramSize(unit.size.weight_bytes, 0, 0, 0), 0, 0) for unit in units]
+        states = sum(self._state_bytes(unit) * part for unit, part in zip(units, parts))
+        read = math.prod(units[0].segment.input[1:]) * parts[0] if first else 0
+        given = math.prod(units[-1].segment.output[1:]) if stop == len(self._units) else 0
+        return (
+            self.overhead.peak_bytes(held)
+            + states * (2 if self.overhead.outputs_stay else 1)
+            + passing_bytes(int(read), given, self.itemsize)
+        )
+
+    def _turn_bytes(self, path: Sequence[_Option]) -> float:
+        """What the largest of a pass's segments needs while it runs, beside x, y and the states."""
+        inner = self.overhead.inner * max(option.inner_bytes for option in path)
+        return inner + (0.0 if self.overhead.outputs_stay else max(option.state_bytes for option in path))
 
     def _rows(self, first: int, stop: int, strips: int) -> list[int] | None:
         """Rows of each unit's input in a strip; None if there is no such pass."""
@@ -263,17 +284,18 @@ class Planner:
     ) -> Iterator[_Option]:
         at = Timeline()
         x_bytes = self.itemsize * chunk * math.prod(self._units[start].segment.input[1:]) * parts[start - first]
-        work = inner = 0.0
+        work = inner = states = 0.0
         for index in range(start, min(stop, start + _MOST_UNITS)):
             unit, part = self._units[index], parts[index - first]
             now = chunk * at.rate
             work += unit.work(now) * part
             inner = max(inner, unit.size.inner_bytes * unit.share(now) * part)
+            states += self._state_bytes(unit) * part
             end = unit.segment.end
             at = Timeline(at.rate * end.rate, at.delay * end.rate + end.delay, 0)
             y_bytes = self.itemsize * now * end.rate * math.prod(unit.segment.output[1:]) * part
             calls = -(-(self._lengths[index + 1] + at.delay) // (chunk * at.rate))
-            yield _Option(start, index + 1, chunk, work * calls * strips, x_bytes + y_bytes, inner)
+            yield _Option(start, index + 1, chunk, work * calls * strips, x_bytes + y_bytes, inner, states)
 
 
 def _shortest(options: Sequence[_Option], first: int, stop: int, price: float) -> list[_Option] | None:

@@ -72,19 +72,21 @@ class Session(ABC):
         `method` is the one of `self.artifact.methods` that has the arrays' shapes.
         """
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Run the first method once, in place: for who calls again and again, as a stream does.
 
         Args:
             inputs: contiguous, in the order, shapes and dtype of the artefact. Only that is up to the caller.
-            outputs: the same; what the artefact gives is written here.
+            outputs: the same; room for what the artefact gives.
+
+        Returns:
+            What it gives: `outputs`, or memory of the runtime's, which holds until the next call.
 
         Raises RuntimeFailure for whatever the runtime reports.
         """
         if self._model is None:
             raise RuntimeFailure(f"The session over {self.path.name} is closed. Open a new one.")
-        for array, result in zip(outputs, self._run(self.artifact.methods[0], list(inputs)), strict=True):
-            np.copyto(array, result)
+        return self._run(self.artifact.methods[0], list(inputs))
 
     def close(self) -> None:
         """Release the model. A closed session cannot run."""

@@ -87,17 +87,16 @@ class ExecuTorchSession(Session):
             raise self._refused("run", error) from error
         return [result.numpy() for result in results]
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         if self._model is None:
-            super().call(inputs, outputs)
+            return super().call(inputs, outputs)
         method = self._method(self.artifact.methods[0])
         try:
-            # Not cloned: the results are read before the next call writes them again.
+            # Not cloned: a program has memory of its own for them, which its next call writes again.
             results = method([self._torch.from_numpy(array) for array in inputs], clone_outputs=False)
         except RuntimeError as error:
             raise self._refused("run", error) from error
-        for array, result in zip(outputs, results, strict=True):
-            np.copyto(array, result.numpy())
+        return [result.numpy() for result in results]
 
 
 def _import() -> Any:

@@ -27,12 +27,13 @@ class Filter:
     def __init__(self) -> None:
         Filter.loaded += 1
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         x, select, state = inputs
         extended = np.concatenate([state, x])
         window = np.einsum("pm,mchw->pchw", select[0], extended)
         outputs[0][...] = sum(tap * window[i : i + len(x)] for i, tap in enumerate(TAPS))
         outputs[1][...] = extended[-2:]
+        return outputs
 
     def close(self) -> None:
         Filter.loaded -= 1

@@ -81,10 +81,11 @@ def _show(found: Fit, clip: str) -> None:
         ["stage", "weights", "activations, whole clip", "states, streamed"],
         [[s.name, size(s.weight_bytes), size(s.whole_bytes), size(s.state_bytes)] for s in found.stages],
     )
-    ways = [["whole clip", "–", "–", "–", "–", size(found.whole_bytes), "–", _verdict(found, found.whole_bytes)]]
+    verdict = _verdict(found, found.whole_bytes)
+    ways = [["whole clip", *["–"] * 4, size(found.whole_bytes), "–", "1.00x", "–", verdict]]
     for label, way in (("streamed, no budget", found.default), ("streamed, proposed", found.proposal)):
         if way is not None:
-            ways.append([label, *_way(way), _verdict(found, way.peak_bytes)])
+            ways.append([label, *_way(way, found), _verdict(found, way.peak_bytes)])
     table(
         f"{name}: peak memory of the process, predicted",
         [
@@ -95,6 +96,8 @@ def _show(found: Fit, clip: str) -> None:
             "largest chunk",
             "peak",
             "temporary files",
+            "multiply-adds",
+            "around strips",
             f"{size(found.budget_bytes)}",
         ],
         ways,
@@ -110,7 +113,7 @@ def _verdict(found: Fit, peak_bytes: int) -> str:
     return "fits" if peak_bytes <= found.budget_bytes else "too large"
 
 
-def _way(way: Proposal) -> list[str]:
+def _way(way: Proposal, found: Fit) -> list[str]:
     passes = way.size.plan.passes
     return [
         str(len(passes)),
@@ -119,6 +122,8 @@ def _way(way: Proposal) -> list[str]:
         str(max(segment.chunk for part in passes for segment in part.segments)),
         size(way.peak_bytes),
         size(sum(way.size.spool_bytes)) if any(way.size.spool_bytes) else "–",
+        f"{way.size.multiply_adds / found.whole_multiply_adds:.2f}x",
+        f"{way.size.again / way.size.multiply_adds:.0%}" if way.size.again else "–",
     ]
 
 

@@ -14,6 +14,8 @@ import torch
 from handheld.convert import ExportError, export, resolve_targets
 from handheld.convert.reference import verify_coreml
 from handheld.convert.streaming import Cut, PassCut
+from handheld.convert.streaming.memory import UnitSizes, stream_size
+from handheld.convert.streaming.overheads import overhead_of
 from handheld.models import PRESETS, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
 from handheld.runtime.errors import BundleError, RuntimeFailure
@@ -73,6 +75,16 @@ def test_every_segment_is_one_delegate_with_nothing_outside(bundle: Bundle) -> N
     assert delegation["delegates"] == 2
     assert delegation["ops_outside"] == {}
     assert delegation["refused"] == []
+
+
+def test_weights_are_predicted(bundle: Bundle) -> None:
+    with torch.device("meta"):
+        model = TurboVAEDecoder(decoder().config).eval()
+    precision = resolve_targets(["onnx"])[0].precision("fp32")
+    size = stream_size(CUTS, 4, UnitSizes(model, 8, 2, precision), overhead_of("onnxruntime"))
+    for name, program in size.programs.items():
+        (weights,) = (bundle.path / "onnx" / "stream" / f"{name}.onnx").glob("*.onnx.data")
+        assert program.weight_bytes == pytest.approx(weights.stat().st_size, rel=0.02)
 
 
 def test_the_manifest_with_its_plan_reads_back(bundle: Bundle) -> None:

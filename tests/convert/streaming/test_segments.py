@@ -52,11 +52,9 @@ class TorchProgram:
     def __init__(self, module: SegmentModule) -> None:
         self.module = module
 
-    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> None:
+    def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         with torch.no_grad():
-            results = self.module(*map(torch.from_numpy, inputs))
-        for array, result in zip(outputs, results):
-            array[...] = result.numpy()
+            return [result.numpy() for result in self.module(*map(torch.from_numpy, inputs))]
 
     threads = None
 
