@@ -83,8 +83,10 @@ def test_weights_are_predicted(bundle: Bundle) -> None:
     precision = resolve_targets(["onnx"])[0].precision("fp32")
     size = stream_size(CUTS, 4, UnitSizes(model, 8, 2, precision), overhead_of("onnxruntime"))
     for name, program in size.programs.items():
-        (weights,) = (bundle.path / "onnx" / "stream" / f"{name}.onnx").glob("*.onnx.data")
-        assert program.weight_bytes == pytest.approx(weights.stat().st_size, rel=0.02)
+        (folder,) = (bundle.path / "onnx" / "stream").glob(f"{name}*")
+        (graph,), (weights,) = folder.glob("*.onnx"), folder.glob("*.onnx.data")
+        apart = weights.stat().st_size  # all but small constants, which are in the graph
+        assert 0.98 * apart <= program.weight_bytes <= apart + graph.stat().st_size
 
 
 def test_the_manifest_with_its_plan_reads_back(bundle: Bundle) -> None:
