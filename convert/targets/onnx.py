@@ -117,8 +117,8 @@ TARGET = Target(
         ),
         "int8": Precision(
             # One accumulator for all taps: no sum of rounded taps, no Winograd, whose transforms overflow 8 bits.
-            # Then depthwise convolutions, which stay in fp32, and pointwise ones.
-            _rewrites(conv3d_concat.REWRITE, _cheapest(merge_border_taps.REWRITE)),
+            # Then what stays in fp32, depthwise and the one that makes the frames, and pointwise ones.
+            _rewrites(conv3d_concat.REWRITE, _cheapest(merge_border_taps.REWRITE, *temporal_winograd.REWRITES)),
             Tolerance(
                 None,
                 "8-bit convolutions: 55 dB measured on tiny, distilled, on real latents; 39 dB on ltx and 40 dB on "
