@@ -66,6 +66,12 @@ class _Run:
         """Add to the round at work."""
         self.rounds[-1] = replace(self.rounds[-1], **facts)
 
+    def sample(self, latency_ns: int, first_frame_ns: int | None) -> None:
+        """Add a timed run to the round at work; None where it gave all frames at once."""
+        one = self.rounds[-1]
+        first = () if first_frame_ns is None else (first_frame_ns,)
+        self.note(latency_ns=(*one.latency_ns, latency_ns), first_frame_ns=(*one.first_frame_ns, *first))
+
 
 def profile(
     subjects: Sequence[Subject],
@@ -78,6 +84,9 @@ def profile(
     on_progress: Progress | None = None,
 ) -> Profile:
     """Measure load time, first run, every timed run, peak memory and parity of each subject on this host.
+
+    A streamed artefact decodes the golden clip piece by piece; frames are thrown away as they come, and the time of
+    the first one is kept.
 
     A subject that cannot be loaded or dies keeps what was measured of it, and its error; the others go on.
 
@@ -160,9 +169,9 @@ def _measure_round(runs: Sequence[_Run], settings: Settings, tell: _Teller, last
                 if run.error is None:
                     with _failures_kept(run):
                         time.sleep(_SETTLE_SECONDS)
-                        latency_ns = workers[run].ask("run")["latency_ns"]
+                        reply = workers[run].ask("run")
                         if turn >= 0:
-                            run.note(latency_ns=(*run.rounds[-1].latency_ns, latency_ns))
+                            run.sample(reply["latency_ns"], reply["first_frame_ns"])
                 tell(run.subject.label)
         after = host.conditions()
         for run in runs:
@@ -182,6 +191,7 @@ def _load(run: _Run, worker: Worker, threads: int | None, before: Conditions) ->
             load_ns=reply["load_ns"],
             first_run_ns=None,
             latency_ns=(),
+            first_frame_ns=(),
             baseline_bytes=reply["baseline_bytes"],
             peak_bytes=None,
             flash=None,

@@ -103,6 +103,7 @@ _ROUND = parsing.record(
         "load_ns": _MAYBE_POSITIVE,
         "first_run_ns": _MAYBE_POSITIVE,
         "latency_ns": parsing.sequence(_POSITIVE),
+        "first_frame_ns": parsing.sequence(_POSITIVE),
         "baseline_bytes": _MAYBE_POSITIVE,
         "peak_bytes": _MAYBE_POSITIVE,
         "flash": parsing.nullable(_FLASH),

@@ -133,6 +133,7 @@ class Round:
         load_ns: file to ready session. The file was read just before (warm file cache), the runtime was loaded.
         first_run_ns: the first run after loading; of a language model, the prompt.
         latency_ns: every timed run, in order.
+        first_frame_ns: of each, from its start to its first frame; empty where a run gives all frames at once.
         baseline_bytes: memory just before loading, with the runtime and the inputs in it.
         peak_bytes: highest memory from then to the end.
         flash: None without the flash engine.
@@ -141,6 +142,7 @@ class Round:
     load_ns: int | None
     first_run_ns: int | None
     latency_ns: tuple[int, ...]
+    first_frame_ns: tuple[int, ...]
     baseline_bytes: int | None
     peak_bytes: int | None
     flash: Flash | None
@@ -259,6 +261,12 @@ class Measurement:
     def first_run_ns(self) -> tuple[int, ...]:
         """Per round, where known."""
         return tuple(one.first_run_ns for one in self.rounds if one.first_run_ns is not None)
+
+    @property
+    def first_frame(self) -> stats.Summary | None:
+        """From the start of a run to its first frame; None where runs give all frames at once."""
+        samples = [sample for one in self.rounds for sample in one.first_frame_ns]
+        return stats.summarize(samples) if samples else None
 
     @property
     def peak_bytes(self) -> int | None:

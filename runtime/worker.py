@@ -3,7 +3,10 @@
 One JSON object a line: a request on stdin, its reply on stdout, until stdin ends. Requests, by `op`:
 
     load {bundle, artifact, threads}  -> {load_ns, baseline_bytes, runtime_version, threads}
-    run                               -> {latency_ns}         one run on the golden inputs of the first shape
+    run                               -> {latency_ns, first_frame_ns}
+                                                              one run on the golden inputs of the first shape; a
+                                                              streamed artefact's frames are thrown away as they
+                                                              come, for others first_frame_ns is null
     compare                           -> {outputs: [...]}     one run per shape against the golden outputs;
                                                               each the fields of `profile_record.Parity`
     memory                            -> {peak_bytes}         highest since just before the load
@@ -29,16 +32,17 @@ from .streaming import StreamSession
 
 
 class _Runner:
-    """The state between requests: golden tensors and the loaded session."""
+    """The state between requests: golden inputs and the loaded session."""
 
     _session: Session | StreamSession
 
     def load(self, bundle: str, artifact: str, threads: int | None) -> dict[str, Any]:
         opened = read_bundle(bundle)
         entry = opened.artifact(artifact)
-        # All that is not loading the model comes first: hashing, the golden tensors, importing the runtime.
+        # All that is not loading the model comes first: hashing, the golden inputs, importing the runtime.
         opened.check(entry)
-        self._golden = {shape: opened.golden(shape) for shape in opened.shapes}
+        self._bundle = opened
+        self._inputs, _ = opened.golden()
         version = SESSIONS[entry.runtime].library_version()
         host.forget_peak_rss()
         baseline = host.rss_bytes()
@@ -52,16 +56,22 @@ class _Runner:
         }
 
     def run(self) -> dict[str, Any]:
-        inputs, _ = self._golden[None]
+        first = None
         start = time.perf_counter_ns()
-        self._session.run(inputs)
-        return {"latency_ns": time.perf_counter_ns() - start}
+        if isinstance(self._session, StreamSession):
+            (latents,) = self._inputs.values()
+            for _ in self._session.stream(latents):
+                first = first or time.perf_counter_ns() - start
+        else:
+            self._session.run(self._inputs)
+        return {"latency_ns": time.perf_counter_ns() - start, "first_frame_ns": first}
 
     def compare(self) -> dict[str, Any]:
         return {
             "outputs": [
                 asdict(compare(spec, method, results[spec.name], outputs[spec.name]))
-                for method, (inputs, outputs) in self._golden.items()
+                for method in self._bundle.shapes
+                for inputs, outputs in [self._bundle.golden(method)]
                 for results in [self._session.run(inputs)]
                 for spec in self._session.outputs
             ]

@@ -96,8 +96,8 @@ def profile_android(
         folder: on the phone, where files may be executed.
 
     Raises RuntimeMissing without adb; BundleError for an altered artefact, before anything is copied;
-    RuntimeFailure for a missing runner, no artefact to run, no device, several or one that cannot be used, and one
-    without space.
+    RuntimeFailure for a missing runner, no artefact to run, a streamed one, no device, several or one that cannot
+    be used, and one without space.
     """
     chosen = [a for a in bundle.artifacts if a.runtime == RUNTIME] if artifacts is None else list(artifacts)
     if not chosen or any(a.runtime != RUNTIME for a in chosen):
@@ -105,6 +105,11 @@ def profile_android(
         raise RuntimeFailure(
             f"{bundle.path} has {there}; the runner takes artefacts of the runtime {RUNTIME}: export with "
             "--target android."
+        )
+    if streamed := ", ".join(a.name for a in chosen if a.stream is not None):
+        raise RuntimeFailure(
+            f"{streamed} of {bundle.path} is streamed, and the runner decodes whole clips: export without "
+            "--stream, or leave --device out and measure on this machine."
         )
     if not runner.is_file():
         raise RuntimeFailure(f"{runner} is no file: give the runner, built from runtime/runner for the phone.")
@@ -198,6 +203,7 @@ def _measure(adb: Adb, place: str, bundle: Bundle, artifact: Artifact, settings:
                         load_ns=facts["load_ns"],
                         first_run_ns=facts["first_run_ns"],
                         latency_ns=tuple(facts["latency_ns"]),
+                        first_frame_ns=(),
                         baseline_bytes=facts["baseline_bytes"],
                         peak_bytes=facts["peak_bytes"],
                         flash=None,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from handheld.latents_file import write_latents
+from handheld.runtime.profile_file import read_profile
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -32,6 +33,17 @@ def test_a_clip_of_another_length_is_decoded_by_a_streamed_artefact(handheld: Ru
     assert "18 frames of 16x32" in out
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 18
+
+    quick = ("--repeat", 2, "--rounds", 1, "--warmup", 0)
+    status, out, _ = handheld("profile", bundle, *quick, "--out", tmp_path / "p")
+    assert status == 0
+    assert "first frame" in out
+    (measured,) = read_profile(tmp_path / "p" / "profile.json").subjects
+    assert (measured.error, measured.passes, measured.units_per_run) == (None, True, 3)
+    (one,) = measured.rounds
+    assert len(one.first_frame_ns) == 2
+    assert all(0 < first < whole for first, whole in zip(one.first_frame_ns, one.latency_ns))
+    assert one.peak_bytes is not None
 
     write_latents(tmp_path / "tall.safetensors", np.zeros((1, 48, 5, 4, 4), np.float32), {})
     status, _, err = handheld("decode", bundle, tmp_path / "tall.safetensors", "-o", tmp_path / "no.mp4")

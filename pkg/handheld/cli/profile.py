@@ -250,13 +250,14 @@ def _show(result: Profile) -> None:
     rows = []
     for m in result.subjects:
         if m.latency is None:
-            rows.append([m.label, f"failed: {m.error}", *["–"] * 8])
+            rows.append([m.label, f"failed: {m.error}", *["–"] * 9])
             continue
         growth, speedup = m.peak_growth_bytes, result.speedup(m)
         rows.append(
             [
                 m.label,
                 *(ms(sorted(ns)[len(ns) // 2]) if ns else "–" for ns in (m.load_ns, m.first_run_ns)),
+                ms(m.first_frame.median_ns) if m.first_frame else "–",
                 ms(m.latency.median_ns),
                 ms(m.latency.p90_ns),
                 ms(m.latency.p99_ns),
@@ -269,6 +270,6 @@ def _show(result: Profile) -> None:
     threads = f"{result.settings.threads} threads" if result.settings.threads else "its own choice of threads"
     table(
         f"{result.device.name}, {threads} (ms; memory over the loaded runtime)",
-        ["", "load", "first", "median", "p90", "p99", "FPS", "peak memory", "file", "speed"],
+        ["", "load", "first run", "first frame", "median", "p90", "p99", "FPS", "peak memory", "file", "speed"],
         rows,
     )

@@ -139,6 +139,8 @@ public struct Profile: Equatable, Sendable {
         public var loadNanoseconds: Int?
         public var firstRunNanoseconds: Int?
         public var latencyNanoseconds: [Int] = []
+        /// From the start of each timed run to its first frame; empty where a run gives all frames at once.
+        public var firstFrameNanoseconds: [Int] = []
         public var baselineBytes: Int?
         public var peakBytes: Int?
         public var flash: Flash?

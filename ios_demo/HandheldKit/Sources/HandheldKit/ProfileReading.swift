@@ -141,10 +141,12 @@ extension Profile.Subject {
 extension Profile.Round {
     fileprivate init(_ field: Field) {
         let f = field.object(
-            "load_ns", "first_run_ns", "latency_ns", "baseline_bytes", "peak_bytes", "flash", "before", "after")
+            "load_ns", "first_run_ns", "latency_ns", "first_frame_ns", "baseline_bytes", "peak_bytes", "flash",
+            "before", "after")
         loadNanoseconds = f("load_ns").positive()
         firstRunNanoseconds = f("first_run_ns").positive()
         latencyNanoseconds = f("latency_ns").list { $0.integer(least: 1) }
+        firstFrameNanoseconds = f("first_frame_ns").list { $0.integer(least: 1) }
         baselineBytes = f("baseline_bytes").positive()
         peakBytes = f("peak_bytes").positive()
         flash = f("flash").optional(Profile.Flash.init)

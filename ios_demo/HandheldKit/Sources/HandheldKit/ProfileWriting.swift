@@ -109,6 +109,7 @@ extension Profile.Round {
             .init("load_ns", value(loadNanoseconds)),
             .init("first_run_ns", value(firstRunNanoseconds)),
             .init("latency_ns", .array(latencyNanoseconds.map { value($0) })),
+            .init("first_frame_ns", .array(firstFrameNanoseconds.map { value($0) })),
             .init("baseline_bytes", value(baselineBytes)),
             .init("peak_bytes", value(peakBytes)),
             .init("flash", flash?.json ?? .null),

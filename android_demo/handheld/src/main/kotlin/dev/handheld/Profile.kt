@@ -40,9 +40,11 @@ data class Profile(
 
     data class Limits(val maxAbs: Double?, val minPsnrDb: Double?)
 
+    /** `firstFrameNs`: from the start of each timed run to its first frame; empty where a run gives all at once. */
     data class Round(
         val loadNs: Long?, val firstRunNs: Long?, val latencyNs: List<Long>, val baselineBytes: Long?,
         val peakBytes: Long?, val flash: Flash?, val before: Conditions, val after: Conditions,
+        val firstFrameNs: List<Long> = emptyList(),
     )
 
     data class Flash(

@@ -160,12 +160,14 @@ private fun Field.subject(): Subject = record(
 }
 
 private fun Field.round(): Round = record(
-    "load_ns", "first_run_ns", "latency_ns", "baseline_bytes", "peak_bytes", "flash", "before", "after",
+    "load_ns", "first_run_ns", "latency_ns", "first_frame_ns", "baseline_bytes", "peak_bytes", "flash", "before",
+    "after",
 ) { field ->
     Round(
         loadNs = field("load_ns").positiveOrNull(),
         firstRunNs = field("first_run_ns").positiveOrNull(),
         latencyNs = field("latency_ns").list { it.integer(1) },
+        firstFrameNs = field("first_frame_ns").list { it.integer(1) },
         baselineBytes = field("baseline_bytes").positiveOrNull(),
         peakBytes = field("peak_bytes").positiveOrNull(),
         flash = field("flash").orNull { it.flash() },
@@ -248,8 +250,8 @@ private fun Subject.tree(): Map<String, Any?> = mapOf(
 )
 
 private fun Round.tree(): Map<String, Any?> = mapOf(
-    "load_ns" to loadNs, "first_run_ns" to firstRunNs, "latency_ns" to latencyNs, "baseline_bytes" to baselineBytes,
-    "peak_bytes" to peakBytes,
+    "load_ns" to loadNs, "first_run_ns" to firstRunNs, "latency_ns" to latencyNs, "first_frame_ns" to firstFrameNs,
+    "baseline_bytes" to baselineBytes, "peak_bytes" to peakBytes,
     "flash" to flash?.let {
         mapOf(
             "budget_bytes" to it.budgetBytes, "bytes_read" to it.bytesRead, "neurons_selected" to it.neuronsSelected,
