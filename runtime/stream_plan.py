@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -278,10 +279,12 @@ def _strip_fault(segments: tuple[Segment, ...], strip: Strip, heights: list[int]
     return ""
 
 
+# Small enough that readers in other languages multiply any two of them in 64 bits.
+_count = partial(parsing.integer, most=2**31 - 1)
 _TIMELINE = parsing.record(
-    Timeline, {"rate": parsing.integer(1), "delay": parsing.integer(0), "dropped": parsing.integer(0)}
+    Timeline, {"rate": _count(1), "delay": _count(0), "dropped": _count(0)}
 )
-_SHAPE = parsing.sequence(parsing.integer(1), least=1)
+_SHAPE = parsing.sequence(_count(1), least=1)
 _SEGMENT = parsing.record(
     Segment,
     {
@@ -289,19 +292,19 @@ _SEGMENT = parsing.record(
         "units": parsing.sequence(parsing.text(), least=1),
         "input": _SHAPE,
         "output": _SHAPE,
-        "lead": parsing.integer(0),
-        "convs": parsing.sequence(parsing.record(TimeConv, {"kernel": parsing.integer(2), "at": _TIMELINE})),
+        "lead": _count(0),
+        "convs": parsing.sequence(parsing.record(TimeConv, {"kernel": _count(2), "at": _TIMELINE})),
         "states": parsing.sequence(_SHAPE),
         "end": _TIMELINE,
-        "halo": parsing.integer(0),
+        "halo": _count(0),
     },
 )
 _STRIP = parsing.record(
     Strip,
     {
-        "starts": parsing.sequence(parsing.integer(0), least=1),
-        "first_row": parsing.integer(0),
-        "rows": parsing.integer(1),
+        "starts": parsing.sequence(_count(0), least=1),
+        "first_row": _count(0),
+        "rows": _count(1),
     },
 )
 _PASS = parsing.record(

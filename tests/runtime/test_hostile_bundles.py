@@ -82,6 +82,11 @@ def test_the_good_bundle_is_taken_and_its_golden_tensors_are_as_written(tmp_path
                 assert array.ravel()[: len(expected)].tolist() == expected
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"]])
+def test_what_is_not_hostile_is_taken(name: str, tmp_path: Path) -> None:
+    open_fully(lay_out(name, tmp_path))
+
+
 def test_the_list_names_every_folder_of_cases_and_every_kind() -> None:
     assert {folder.name for folder in (FIXTURES / "cases").iterdir()} <= set(CASES)
     assert {case["error"] for case in CASES.values()} == {None, *KINDS}
