@@ -19,15 +19,15 @@ HEADER = (
     "device",
     "runtime",
     "makes",
-    "load, ms",
     "median, ms",
     "p90, ms",
     "per second",
+    "time, × baseline",
+    "load, ms",
     "peak, MB",
     "size, MB",
     "thermal",
     "parity",
-    "time, × baseline",
 )
 
 
@@ -41,15 +41,15 @@ def cells(row: Row) -> list[str]:
         device_text(row.profile),
         f"{s.runtime} {s.runtime_version or ''}".strip() + f" · {s.precision}",
         work_of(s),
-        median_ms(s.load_ns),
         ms(summary.median_ns) if summary else NONE,
         ms(summary.p90_ns) if summary else NONE,
         f"{rate:.3g}" if rate else NONE,
+        f"{row.ratio.estimate:.3f} [{row.ratio.lower:.3f}, {row.ratio.upper:.3f}]" if row.ratio else NONE,
+        median_ms(s.load_ns),
         mb(s.peak_growth_bytes if s.peak_growth_bytes is not None else s.peak_bytes),
         mb(s.size_bytes),
         hottest(s) or NONE,
         NONE if s.passes is None else "pass" if s.passes else "FAIL",
-        f"{row.ratio.estimate:.3f} [{row.ratio.lower:.3f}, {row.ratio.upper:.3f}]" if row.ratio else NONE,
     ]
 
 

@@ -3,14 +3,17 @@
     python android_demo/check [--cache FOLDER]
 
 Real Kotlin compiler, real Android (API 23), ExecuTorch and ONNX Runtime classes; the JVM tests, over the engine's
-real JNI library; then resources, D8, alignment, signature and their verification. Each step prints what it did, or
-that it was skipped and why. Exits 1 where a step failed; a skipped step is no failure. Nothing here ran on a phone.
+real JNI library and ONNX Runtime itself; then resources, D8, alignment, signature and their verification. Each step
+prints what it did, or that it was skipped and why. Exits 1 where a step failed; a skipped step is no failure.
+Nothing here ran on a phone.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -20,6 +23,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import ort_jvm
 from tools import Missing, Tools
 
 ANDROID = Path(__file__).resolve().parents[1]
@@ -61,6 +65,17 @@ class Check:
             )
         return "libhandheld_flash_jni.so for this machine, and a pack for its tests"
 
+    def run_onnxruntime(self) -> str:
+        runtime = self._wheel_runtime()
+        folder = self.cache / "onnxruntime"
+        cc = self.tools.program("cc", "gcc")
+        jni = self.tools.onnxruntime / "jni" / "x86_64" / ort_jvm.JNI
+        ort_jvm.prepare(jni, runtime, folder, lambda arguments: run([cc, *arguments]))
+        made = run([sys.executable, ANDROID / "check" / "streams.py", self.out / "streams"], allowed=True)
+        if made.returncode:
+            raise Missing(f"the streamed bundles for the tests are not made: {last_line(made)}")
+        return f"its Java library over {runtime.name}, and streamed bundles for the tests"
+
     def test(self) -> str:
         jars = [*self.tools.junit, *(self._stdlib(name) for name in ("test", "test-junit"))]
         sources = sorted((LIBRARY / "test" / "kotlin").rglob("*.kt"))
@@ -70,13 +85,23 @@ class Check:
         self._kotlin(sources, "handheld-test", [main, *jars], on_android=False, more=friends)
         names = [f"dev.handheld.{file.stem}" for file in sources if file.stem.endswith("Test")]
         path = [main, self.out / "handheld-test", self._stdlib("stdlib"), *jars]
-        native = (self.out / "pack" / "expected.json").exists()
-        options = [f"-Djava.library.path={self.cache / 'native'}", f"-Dhandheld.pack={self.out / 'pack'}"]
+        options, skipped = [], []
+        if (self.out / "pack" / "expected.json").exists():
+            options += [f"-Djava.library.path={self.cache / 'native'}", f"-Dhandheld.pack={self.out / 'pack'}"]
+        else:
+            skipped.append("the flash engine")
+        if (self.out / "streams" / "clips.safetensors").exists():
+            path.append(self.tools.onnxruntime / "classes.jar")
+            options += [f"-Donnxruntime.native.path={self.cache / 'onnxruntime'}"]
+            options += [f"-Dhandheld.streams={self.out / 'streams'}"]
+        else:
+            skipped.append("ONNX Runtime")
         runner = ["-cp", class_path(path), "org.junit.runner.JUnitCore"]
         # In the module's folder, as Gradle runs them: the fixtures are found from there.
-        result = run([self._java(), *(options if native else []), *runner, *names], folder=LIBRARY.parent)
+        result = run([self._java(), *options, *runner, *names], folder=LIBRARY.parent)
         count = re.search(r"OK \((\d+) tests\)", result.stdout)
-        return f"{count[1] if count else '?'} JVM tests" + ("" if native else "; those of the flash engine skipped")
+        without = f"; those of {' and '.join(skipped)} skipped" if skipped else ""
+        return f"{count[1] if count else '?'} JVM tests{without}"
 
     def compile_app(self) -> str:
         aapt2 = self.tools.program("aapt2", "aapt")
@@ -191,6 +216,16 @@ class Check:
     def _java(self) -> str:
         return self.tools.program("java", "openjdk-17-jdk-headless")
 
+    def _wheel_runtime(self) -> Path:
+        """ONNX Runtime's library in this environment. Raises Missing where it is not one for the JNI library."""
+        if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+            raise Missing("Android's JNI library for x86-64 loads on Linux on x86-64 only")
+        found = importlib.util.find_spec("onnxruntime")
+        libraries = sorted(Path(str(found.origin)).parent.glob("capi/libonnxruntime.so.*")) if found else []
+        if not libraries:
+            raise Missing("onnxruntime is not installed here (pip install onnxruntime)")
+        return libraries[-1]
+
     def _need(self, name: str) -> None:
         if not (self.out / name).exists():
             raise Missing(f"a step before it, which makes {name}, was skipped or failed")
@@ -219,6 +254,7 @@ def main() -> int:
     steps: list[tuple[str, Callable[[], str]]] = [
         ("library", check.compile_library),
         ("native", check.build_native),
+        ("runtime", check.run_onnxruntime),
         ("tests", check.test),
         ("app", check.compile_app),
         ("apk", check.pack),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import struct
 import sys
 import tomllib
 import xml.etree.ElementTree as ET
@@ -20,7 +21,11 @@ NAMESPACE = "{http://schemas.android.com/apk/res/android}"
 
 @pytest.fixture(scope="module")
 def tools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("android_check_tools", PROJECT / "check" / "tools.py")
+    return module_of("tools")
+
+
+def module_of(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"android_check_{name}", PROJECT / "check" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -80,3 +85,20 @@ def test_a_download_that_fails_says_why(tools: ModuleType, tmp_path: Path) -> No
 def test_a_program_that_is_not_there_is_named_with_its_package(tools: ModuleType, tmp_path: Path) -> None:
     with pytest.raises(tools.Missing, match=r"no-such-tool is not installed \(apt-get install that-package\)"):
         tools.Tools(tmp_path).program("no-such-tool", "that-package")
+
+
+def test_a_library_of_android_is_left_with_its_need_of_onnxruntime_alone() -> None:
+    names = b"\0libc.so\0libonnxruntime.so\0"
+    strings, dynamic = 64 + 56, 160
+    needed, versions = 1, (0x6FFFFFF0, 0x6FFFFFFE, 0x6FFFFFFF)
+    entries = [(needed, 1), (needed, 9), (5, strings), *((tag, 7) for tag in versions), (10, len(names)), (0, 0)]
+    header = bytearray(64)
+    struct.pack_into("<Q", header, 32, 64)
+    struct.pack_into("<HH", header, 54, 56, 1)
+    segment = struct.pack("<IIQQQQQQ", 2, 0, dynamic, 0, 0, 16 * len(entries), 0, 0)
+    table = b"".join(struct.pack("<QQ", *entry) for entry in entries)
+    library = (bytes(header) + segment + names).ljust(dynamic, b"\0") + table
+    changed = module_of("ort_jvm").without_android(library)
+    assert changed[:dynamic] == library[:dynamic]
+    left = list(struct.iter_unpack("<QQ", changed[dynamic:]))
+    assert left == [(needed, 9), (5, strings), (10, len(names))] + [(0, 0)] * 5

@@ -452,12 +452,12 @@ def test_estimate_is_labelled_and_takes_a_profile_to_calibrate_by(handheld: Run)
     status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "-d", "pixel-9", *clip)
     assert status == 0, errors
     assert "ESTIMATE, not measured" in text
-    assert "each row left out of its fit" in text
+    assert "Each row predicted from the others" in text
     assert "pixel-9: no rates are known for it" in text
     ios = fixtures / "ios.json"
     status, text, errors = handheld("estimate", "tiny", "-d", "iphone-16-pro", "--calibrate", ios, *clip)
     assert status == 0, errors
-    assert "rates from ios.json" in text
+    assert "rates fitted to ios.json" in text
     status, _, errors = handheld("estimate", "tiny", "-d", "pixel-9", "--calibrate", ios, *clip)
     assert status == 1
     assert "was measured on iPhone17,1; pixel-9 is Pixel 9" in errors

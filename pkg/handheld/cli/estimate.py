@@ -70,7 +70,7 @@ def run(
     clip = f"{found[0].work.frames} frames of {w * opened.spec.spatial}x{h * opened.spec.spatial}"
     table(
         f"ESTIMATE, not measured: {opened.name}, {clip}",
-        ["device", "ms", "ms, band", "FPS", "FPS, band", "bound by", "memory", "fits", "load, at least"],
+        ["device", "ms", "ms, band", "FPS", "FPS, band", "bound by", "memory", "fits"],
         [_row(verdict) for verdict in found],
     )
     for verdict in found:
@@ -82,9 +82,8 @@ def run(
 
 def _row(one: Estimate) -> list[str]:
     memory = [size(one.memory_bytes), one.fits or "unknown"]
-    load = f"{one.load_seconds * 1e3:.0f} ms" if one.load_seconds else "unknown"
     if one.seconds is None or one.low is None or one.high is None or one.computing is None:
-        return [one.device.title, *["unknown"] * 5, *memory, load]
+        return [one.device.title, *["unknown"] * 5, *memory]
     frames, share = one.work.frames, max(one.computing, 1 - one.computing)
     return [
         one.device.title,
@@ -94,7 +93,6 @@ def _row(one: Estimate) -> list[str]:
         f"{frames / one.high:.1f} to {frames / one.low:.1f}",
         f"{one.bound} ({share:.0%})",
         *memory,
-        load,
     ]
 
 
@@ -105,16 +103,18 @@ def _remarks(one: Estimate) -> list[str]:
     else:
         calibration = one.calibration
         lines.append(
-            f"rates from {calibration.source}; median error {calibration.median_error:.0%} with each row left out "
-            f"of its fit, band ×/÷{calibration.band:.2f} (four in five)."
+            f"rates fitted to {calibration.source}. Each row predicted from the others is off "
+            f"by {calibration.median_error:.0%} in the median; four in five in the band, ×/÷{calibration.band:.2f}."
         )
     limit, entitled = one.device.memory_limit_bytes, one.device.memory_limit_entitled_bytes
     if limit.value is None:
         lines.append(f"memory limit of an app: unknown ({limit.source}).")
     else:
-        more = f", {size(int(entitled.value))} with the entitlement" if entitled.value else ""
-        lines.append(f"an app may take {size(int(limit.value))}{more} ({limit.source}).")
+        more = f", {entitled.value / 1e9:g} GB with Apple's increased-memory entitlement" if entitled.value else ""
+        lines.append(f"an app may take {limit.value / 1e9:g} GB{more} ({limit.source}).")
     lines.append("memory is weights and activations of the graph; the runtime's own comes on top.")
+    if one.load_seconds:
+        lines.append(f"loading takes {one.load_seconds * 1e3:.0f} ms or more: weights over the storage's rate.")
     return lines
 
 

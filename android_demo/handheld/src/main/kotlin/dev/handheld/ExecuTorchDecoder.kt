@@ -1,41 +1,66 @@
 package dev.handheld
 
+import java.io.File
+import java.nio.ByteBuffer
+import java.nio.ByteOrder
 import org.pytorch.executorch.DType
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
 import org.pytorch.executorch.Tensor
 
-/** A `.pte`. Methods go by name, inputs and outputs by position. */
-internal class ExecuTorchDecoder(private val source: DecoderSource, override val computeUnits: String) : VideoDecoder {
-    override val runtimeVersion: String? = null // the library does not say
-    override val threads: Long? = source.threads?.toLong()
-
+/** One method of a `.pte`. Inputs and outputs go by position. */
+private class ExecuTorchMethod(file: File, val name: String, private val method: String, threads: Int?) : AutoCloseable {
     private val module: Module = guarded("load") {
         // Mapped: weights count as clean pages, which the system may drop and read again.
-        Module.load(
-            source.bundle.locate(source.artifact.path).path, Module.LOAD_MODE_MMAP, source.threads ?: RUNTIMES_CHOICE,
-        )
+        Module.load(file.path, Module.LOAD_MODE_MMAP, threads ?: RUNTIMES_CHOICE)
     }
 
     init {
         try {
-            guarded("load") { module.loadMethod(source.method.name) }
+            guarded("load") { module.loadMethod(method) }
         } catch (error: DecoderError) {
             module.destroy()
             throw error
         }
     }
 
-    override fun run(inputs: List<FloatArray>): List<FloatArray> {
-        val values = inputs.zip(source.method.inputs) { input, shape -> EValue.from(tensor(input, shape)) }
-        val outputs = guarded("run") { module.execute(source.method.name, *values.toTypedArray()) }
-        if (outputs.size != source.method.outputs.size) {
-            throw DecoderError("${source.artifact.name} gave ${outputs.size} outputs, not ${source.method.outputs.size}.")
-        }
-        return outputs.map { floats(it.toTensor()) }
+    /** The results are the method's own memory: they hold until its next run. */
+    fun run(inputs: Array<EValue>, outputs: Int): Array<EValue> {
+        val results = guarded("run") { module.execute(method, *inputs) }
+        if (results.size != outputs) throw DecoderError("$name gave ${results.size} outputs, not $outputs.")
+        return results
     }
 
     override fun close() = module.destroy()
+
+    // The library throws RuntimeException and its subclasses; a missing native library is a LinkageError.
+    private fun <T> guarded(what: String, body: () -> T): T = try {
+        body()
+    } catch (error: RuntimeException) {
+        throw DecoderError("ExecuTorch cannot $what $name: ${error.message}", error)
+    } catch (error: LinkageError) {
+        throw DecoderError("ExecuTorch is not in this app: ${error.message}", error)
+    }
+
+    private companion object {
+        const val RUNTIMES_CHOICE = 0
+    }
+}
+
+/** A whole artefact in one of its shapes. */
+internal class ExecuTorchDecoder(private val source: DecoderSource, override val computeUnits: String) : VideoDecoder {
+    override val runtimeVersion: String? = null // the library does not say
+    override val threads: Long? = source.threads?.toLong()
+    private val method = ExecuTorchMethod(
+        source.bundle.locate(source.artifact.path), source.artifact.name, source.method.name, source.threads,
+    )
+
+    override fun run(inputs: List<FloatArray>): List<FloatArray> {
+        val values = inputs.zip(source.method.inputs) { input, shape -> EValue.from(tensor(input, shape)) }
+        return method.run(values.toTypedArray(), source.method.outputs.size).map { floats(it.toTensor()) }
+    }
+
+    override fun close() = method.close()
 
     private fun tensor(values: FloatArray, shape: List<Long>): Tensor {
         val dims = shape.toLongArray()
@@ -48,17 +73,66 @@ internal class ExecuTorchDecoder(private val source: DecoderSource, override val
         DType.HALF -> tensor.dataAsShortArray.let { halves -> FloatArray(halves.size) { halfToFloat(halves[it]) } }
         else -> throw DecoderError("${source.artifact.name} gave ${tensor.dtype()}; FLOAT or HALF is wanted.")
     }
+}
 
-    // The library throws RuntimeException and its subclasses; a missing native library is a LinkageError.
-    private fun <T> guarded(what: String, body: () -> T): T = try {
-        body()
-    } catch (error: RuntimeException) {
-        throw DecoderError("ExecuTorch cannot $what ${source.artifact.name}: ${error.message}", error)
-    } catch (error: LinkageError) {
-        throw DecoderError("ExecuTorch is not in this app: ${error.message}", error)
+/**
+ * A segment. States are handed back as the method gave them, in its own memory: before it runs, it copies its inputs to
+ * where they were planned, as every program of the exporter plans them.
+ */
+internal class ExecuTorchProgram(source: DecoderSource, private val segment: StreamPlan.Segment) : StreamProgram {
+    override val runtimeVersion: String? = null
+    override val threads: Long? = source.threads?.toLong()
+    private val method = ExecuTorchMethod(
+        source.bundle.locate("${source.artifact.path}/${segment.program}"), segment.program, source.method.name,
+        source.threads,
+    )
+    private val dtype = StreamDtype.of(source.artifact.inputDtype)
+    private val firstState = 1 + segment.convs.size
+    private var inputs: Array<EValue>? = null
+
+    override fun restart() {
+        val bound = inputs ?: return
+        zeros().forEachIndexed { index, state -> bound[firstState + index] = state }
     }
 
-    private companion object {
-        const val RUNTIMES_CHOICE = 0
+    override fun call(x: ByteBuffer, selects: List<ByteBuffer>, y: ByteBuffer) {
+        val bound = inputs ?: bind(x, selects).also { inputs = it }
+        val results = method.run(bound, 1 + segment.states.size)
+        val made = results[0].toTensor()
+        if (made.dtype() != if (dtype == StreamDtype.FLOAT32) DType.FLOAT else DType.HALF) {
+            throw DecoderError("${segment.program} gave ${made.dtype()}; $dtype is wanted.")
+        }
+        if (made.numel() * dtype.bytesEach != y.capacity().toLong()) {
+            throw DecoderError("${segment.program} gave ${made.numel()} values; ${segment.output} is wanted.")
+        }
+        if (dtype == StreamDtype.FLOAT32) made.copyDataInto(y.asFloatBuffer()) else made.copyDataInto(y.asShortBuffer())
+        for (index in segment.states.indices) bound[firstState + index] = results[1 + index]
+    }
+
+    override fun close() = method.close()
+
+    private fun bind(x: ByteBuffer, selects: List<ByteBuffer>): Array<EValue> {
+        val matrices = segment.convs.mapIndexed { index, conv ->
+            val size = segment.selectSize(conv)
+            value(selects[index], listOf(1, size, size))
+        }
+        return (listOf(value(x, segment.input)) + matrices + zeros()).toTypedArray()
+    }
+
+    /** Nothing writes to them: they are the same memory for all states. */
+    private fun zeros(): List<EValue> {
+        val zeros = StreamFrames.direct(dtype.bytesEach * (segment.states.maxOfOrNull { it.fold(1, Int::times) } ?: 0))
+        return segment.states.map { shape ->
+            val size = dtype.bytesEach * shape.fold(1, Int::times)
+            value((zeros.duplicate().limit(size) as ByteBuffer).slice().order(ByteOrder.nativeOrder()), shape)
+        }
+    }
+
+    private fun value(bytes: ByteBuffer, shape: List<Int>): EValue {
+        val dims = shape.toLongs()
+        return EValue.from(
+            if (dtype == StreamDtype.FLOAT32) Tensor.fromBlob(bytes.asFloatBuffer(), dims)
+            else Tensor.fromBlob(bytes.asShortBuffer(), dims),
+        )
     }
 }

@@ -34,8 +34,8 @@ internal class Field(private val value: Any?, private val place: String, private
         return value as? Map<String, Any?> ?: emptyMap<String, Any?>().also { wanted("an object") }
     }
 
-    /** Whether an optional key is there. */
-    val isPresent get() = value !== Absent
+    /** Null where an optional key is not there. */
+    fun <T> ifPresent(read: (Field) -> T): T? = if (value === Absent) null else read(this)
 
     fun <T> orNull(read: (Field) -> T): T? = if (value == null) null else read(this)
 

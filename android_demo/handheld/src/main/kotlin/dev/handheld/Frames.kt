@@ -24,14 +24,17 @@ class Frames(private val values: FloatArray, shape: List<Long>) {
         val green = (count + frame) * plane
         val blue = (2 * count + frame) * plane
         for (place in 0 until plane) {
-            into[place] = (0xFF shl 24) or (byte(values[red + place]) shl 16) or
-                (byte(values[green + place]) shl 8) or byte(values[blue + place])
+            into[place] = argbOf(values[red + place], values[green + place], values[blue + place])
         }
         return into
     }
+}
 
-    private fun byte(value: Float): Int {
-        val scaled = (value + 1) * 127.5f
-        return if (scaled > 0) minOf(scaled + 0.5f, 255f).toInt() else 0 // the comparison is false for NaN
-    }
+/** An opaque pixel of RGB in [-1, 1]. */
+internal fun argbOf(red: Float, green: Float, blue: Float): Int =
+    (0xFF shl 24) or (byte(red) shl 16) or (byte(green) shl 8) or byte(blue)
+
+private fun byte(value: Float): Int {
+    val scaled = (value + 1) * 127.5f
+    return if (scaled > 0) minOf(scaled + 0.5f, 255f).toInt() else 0 // the comparison is false for NaN
 }

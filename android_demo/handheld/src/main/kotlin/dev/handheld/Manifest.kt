@@ -28,8 +28,8 @@ class Manifest private constructor(
         val name: String, val target: String, val runtime: String, val path: String, val precision: String,
         val sha256: String, val sizeBytes: Long, val tolerance: Tolerance, val methods: List<Method>,
         val inputDtype: String, val outputDtype: String,
-        /** Whether it is a folder of programs for clips of any length, which this library does not run yet. */
-        val isStreamed: Boolean,
+        /** How a streamed artefact, a folder of programs, is run; null for one program of whole clips. */
+        val stream: StreamPlan?,
     )
 
     /** The file of golden inputs and outputs. */
@@ -150,7 +150,7 @@ class Manifest private constructor(
                 },
                 inputDtype = field("input_dtype").dtype(),
                 outputDtype = field("output_dtype").dtype(),
-                isStreamed = field("stream").isPresent,
+                stream = field("stream").ifPresent { it.streamPlan() },
             )
         }
 
@@ -188,6 +188,7 @@ class Manifest private constructor(
                     add("$at.tolerance: max_abs and min_psnr_db are both null: nothing would be checked")
                 }
                 methodFaults(artifact, manifest).forEach { add("$at.$it") }
+                if (artifact.stream != null && isEmpty()) streamFaults(artifact, artifact.stream).forEach { add("$at.stream.$it") }
             }
             addAll(repeated("artifacts: name", manifest.artifacts.map { it.name }))
             val paths = listOf("manifest.json", manifest.golden.path) + manifest.artifacts.map { it.path }
@@ -209,6 +210,27 @@ class Manifest private constructor(
             }
             if (artifact.methods.drop(1) != manifest.artifacts.first().methods.drop(1)) {
                 add("methods: after the first, not the same as those of artifacts[0]")
+            }
+        }
+
+        /** Where a plan contradicts itself or the clips of the artefact. */
+        private fun streamFaults(artifact: Artifact, plan: StreamPlan): List<String> {
+            val sides = artifact.methods.first().let { it.inputs + it.outputs }
+            if (sides.map { it.size } != listOf(5, 5)) {
+                return listOf("latents and frames have the shapes $sides: 5 dimensions each are needed")
+            }
+            val (latents, frames) = sides.map { listOf(it[1], it[3], it[4]) }
+            return plan.faults(latents, frames).ifEmpty {
+                artifact.methods.mapIndexedNotNull { index, method ->
+                    val taken = method.inputs[0][2]
+                    val given = method.outputs[0][2]
+                    val made = try {
+                        plan.length(taken)
+                    } catch (error: ArithmeticException) {
+                        null
+                    }
+                    if (made == given) null else "passes: they make $made frames of $taken, methods[$index] says $given"
+                }
             }
         }
 

@@ -5,7 +5,10 @@ import java.util.Date
 import java.util.Locale
 import java.util.TimeZone
 
-/** Told of every timed run: its outputs, in the order of the specs, and what it took. False ends the measurement. */
+/**
+ * Told of every timed run: its outputs, in the order of the specs, and what it took. False ends the measurement. Of a
+ * streamed artefact there are no outputs: its frames are thrown away as they come.
+ */
 typealias RunListener = (outputs: List<FloatArray>, latencyNs: Long) -> Boolean
 
 /**
@@ -110,6 +113,7 @@ private class RoundRecorder(private val meter: Meter) : AutoCloseable {
     private var loadNs: Long? = null
     private var firstRunNs: Long? = null
     private val latencyNs = ArrayList<Long>()
+    private val firstFrameNs = ArrayList<Long>()
 
     fun load(open: () -> VideoDecoder): VideoDecoder {
         val (loaded, nanoseconds) = timed(open)
@@ -122,18 +126,25 @@ private class RoundRecorder(private val meter: Meter) : AutoCloseable {
     fun run(
         decoder: VideoDecoder, inputs: List<FloatArray>, settings: Profile.Settings, listener: RunListener,
     ): Boolean {
-        firstRunNs = timed { decoder.run(inputs) }.second
-        for (index in 0 until settings.warmup) decoder.run(inputs)
+        firstRunNs = timed { once(decoder, inputs) }.second
+        for (index in 0 until settings.warmup) once(decoder, inputs)
         for (index in 0 until settings.repeat) {
-            val (outputs, nanoseconds) = timed { decoder.run(inputs) }
+            val (outputs, nanoseconds) = timed { once(decoder, inputs) { firstFrameNs += it } }
             latencyNs += nanoseconds
             if (!listener(outputs, nanoseconds)) return false
         }
         return true
     }
 
+    private fun once(decoder: VideoDecoder, inputs: List<FloatArray>, first: (Long) -> Unit = {}): List<FloatArray> {
+        if (decoder !is StreamedDecoder) return decoder.run(inputs)
+        first(decoder.throwAway(inputs))
+        return emptyList()
+    }
+
     fun round(): Profile.Round = Profile.Round(
-        loadNs = loadNs, firstRunNs = firstRunNs, latencyNs = latencyNs.toList(), baselineBytes = baseline,
+        loadNs = loadNs, firstRunNs = firstRunNs, latencyNs = latencyNs.toList(),
+        firstFrameNs = firstFrameNs.toList(), baselineBytes = baseline,
         peakBytes = peak(), flash = null, before = before, after = meter.conditions(),
     )
 

@@ -1,6 +1,7 @@
 package dev.handheld
 
 import java.io.Closeable
+import java.io.File
 
 /**
  * A loaded artefact in one shape: inputs in, outputs out, in the order of the bundle's specs, row-major fp32.
@@ -32,18 +33,27 @@ class DecoderSource(
     val threads: Int?,
 )
 
-/** A runtime by its name in manifests. A new one is a line here and a file. */
-private val DECODERS: Map<String, (DecoderSource) -> VideoDecoder> = mapOf(
-    "executorch" to { source -> ExecuTorchDecoder(source, "xnnpack") },
-    "executorch-vulkan" to { source -> ExecuTorchDecoder(source, "vulkan") },
-    "onnxruntime" to ::OnnxDecoder,
+/** How a runtime runs an artefact, and how the program of a segment of a streamed one; null where it runs none. */
+private class RuntimeKind(
+    val computeUnits: String,
+    val program: ((DecoderSource, StreamPlan.Segment) -> StreamProgram)?,
+    val decoder: (DecoderSource, String) -> VideoDecoder,
+)
+
+/** By the name in manifests. A new one is a line here and a file. */
+private val RUNTIMES = mapOf(
+    "executorch" to RuntimeKind("xnnpack", ::ExecuTorchProgram, ::ExecuTorchDecoder),
+    "executorch-vulkan" to RuntimeKind("vulkan", null, ::ExecuTorchDecoder),
+    "onnxruntime" to RuntimeKind("cpu", ::OnnxProgram, ::OnnxDecoder),
 )
 
 /** Whether this app has the runtime that an artefact needs. */
-val Manifest.Artifact.runsHere: Boolean get() = runtime in DECODERS
+val Manifest.Artifact.runsHere: Boolean
+    get() = RUNTIMES[runtime]?.let { stream == null || it.program != null } ?: false
 
 /**
- * Hashes an artefact and loads it.
+ * Hashes an artefact and loads it. Of a streamed one, every call of `run` decodes a clip of that shape; [openStream]
+ * takes clips of any length.
  *
  * @param shape one of [ModelBundle.shapes]; null is the first.
  * @throws BundleError for an artefact that is not what the manifest says.
@@ -54,13 +64,39 @@ fun ModelBundle.open(artifact: Manifest.Artifact, shape: String? = null, threads
     return openChecked(artifact, shape, threads)
 }
 
-internal fun ModelBundle.openChecked(artifact: Manifest.Artifact, shape: String?, threads: Int?): VideoDecoder {
-    if (artifact.isStreamed) {
-        throw DecoderError("${artifact.name} is streamed, which this library does not run yet. Export it without --stream.")
-    }
-    val open = DECODERS[artifact.runtime] ?: throw DecoderError(
-        "${artifact.name} runs with ${artifact.runtime}; this app has ${DECODERS.keys.joinToString()}. Choose another one.",
-    )
-    val method = artifact.methods.first { shape == null || it.name == shape }
-    return open(DecoderSource(this, artifact, method, threads))
+/**
+ * Hashes a streamed artefact and opens it for clips of any length. Throws as [open] does, and DecoderError for an
+ * artefact that is not streamed.
+ *
+ * @param scratch a folder for frames between passes, where there are several: `context.cacheDir`.
+ */
+fun ModelBundle.openStream(artifact: Manifest.Artifact, threads: Int? = null, scratch: File = SCRATCH): StreamDecoder {
+    check(artifact)
+    return openStreamChecked(artifact, threads, scratch)
 }
+
+internal fun ModelBundle.openChecked(artifact: Manifest.Artifact, shape: String?, threads: Int?): VideoDecoder {
+    val runtime = runtime(artifact)
+    val source = DecoderSource(this, artifact, artifact.methods.first { shape == null || it.name == shape }, threads)
+    if (artifact.stream == null) return runtime.decoder(source, runtime.computeUnits)
+    return StreamedDecoder(openStreamChecked(artifact, threads, SCRATCH), source.method, runtime.computeUnits)
+}
+
+private fun ModelBundle.openStreamChecked(artifact: Manifest.Artifact, threads: Int?, scratch: File): StreamDecoder {
+    val plan = artifact.stream ?: throw DecoderError(
+        "${artifact.name} decodes clips of one length. Export one with --stream, or choose another one.",
+    )
+    val program = runtime(artifact).program ?: throw DecoderError("${artifact.runtime} runs no streamed artefacts.")
+    val source = DecoderSource(this, artifact, artifact.methods.first(), threads)
+    val (_, channels, _, height, width) = source.method.inputs.first().map { it.toInt() }
+    return StreamDecoder(plan, listOf(channels, height, width), StreamDtype.of(artifact.inputDtype), scratch) { segment ->
+        program(source, segment)
+    }
+}
+
+private fun runtime(artifact: Manifest.Artifact): RuntimeKind = RUNTIMES[artifact.runtime] ?: throw DecoderError(
+    "${artifact.name} runs with ${artifact.runtime}; this app has ${RUNTIMES.keys.joinToString()}. Choose another one.",
+)
+
+/** On Android the app's cache. */
+private val SCRATCH get() = File(System.getProperty("java.io.tmpdir") ?: ".")

@@ -34,6 +34,7 @@ class FramePlayer(private val view: ImageView) {
     fun stop() {
         handler.removeCallbacks(tick)
         frames = null
+        bitmap = null // the view may show another one until the next clip
     }
 
     private fun draw() {
