@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -114,15 +115,15 @@ def compare(subject: Subject, python: str, threads: int, tokens: int, warmup: in
         *(Contender(name, name) for name in options),
     ]
     steps: dict[str, list[dict[str, Any]]] = {contender.name: [] for contender in contenders}
+    shuffle = random.Random(0)
     with ExitStack() as stack:
         decoders = {}
         for name, (interpreter, fields) in given.items():
             note(f"{subject.name}: opening {name}")
             decoders[name] = stack.enter_context(Decoder(interpreter, fields))
         for at, token in enumerate(subject.tokens[: tokens + warmup]):
-            # Whoever comes first changes, so that none always follows the same other.
-            for place in range(len(contenders)):
-                contender = contenders[(at + place) % len(contenders)]
+            # In another order each time, so that none always follows the same other.
+            for contender in shuffle.sample(contenders, len(contenders)):
                 time.sleep(_PAUSE_S)
                 answer = decoders[contender.decoder].step(token, contender.residency)
                 if at >= warmup:
