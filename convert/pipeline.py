@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,9 @@ _RECORDED = (
     "numpy",
 )
 
-# Latent frames that the eager decoder takes at a time for a golden output.
+# Golden frames of a streamed export are decoded whole up to so many values, each of which takes some 200 bytes with
+# hunyuan, the largest. Larger clips are streamed in eager mode too, so many latent frames at a time.
+_WHOLE_GOLDEN = 16_000_000
 _GOLDEN_CHUNK = 2
 
 # The folder of a streamed artefact.
@@ -218,12 +220,18 @@ def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]
             )
 
 
+def _too_large_for_whole(model: nn.Module, latents: Tensor) -> TypeGuard[TurboVAEDecoder]:
+    if not isinstance(model, TurboVAEDecoder):
+        return False
+    _, _, t, h, w = latents.shape
+    return 3 * model.spec.frames(t) * h * w * model.spec.spatial**2 > _WHOLE_GOLDEN
+
+
 def _clip(
     model: nn.Module, latents: Tensor, calibration: Sequence[Tensor], *, first: bool, streamed: bool
 ) -> _Clip:
     with torch.no_grad():
-        if streamed:  # the same frames, of clips that whole would be too large for this machine, too
-            assert isinstance(model, TurboVAEDecoder)
+        if streamed and _too_large_for_whole(model, latents):
             frames = torch.cat([*model.stream(latents, chunk=_GOLDEN_CHUNK)], dim=2)
         else:
             frames = model(latents)

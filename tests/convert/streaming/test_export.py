@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from handheld.convert import ExportError, export, resolve_targets
+from handheld.convert import ExportError, export, pipeline, resolve_targets
 from handheld.convert.reference import verify_coreml
 from handheld.convert.streaming import Cut, PassCut
 from handheld.convert.streaming.memory import UnitSizes, stream_size
@@ -58,6 +58,20 @@ def test_artefacts_verify_on_both_lengths(bundle: Bundle) -> None:
     assert [(v.status, v.reason) for v in (onnx, android, ios)] == [("pass", "")] * 3
     assert bundle.artifact("ios").input_dtype == "float16"  # its states take half as much
     assert bundle.shapes == (None, "shape_64x16x1")
+
+
+@pytest.mark.parametrize("limit", [pipeline._WHOLE_GOLDEN, 0])
+def test_golden_frames_are_the_whole_clips_whichever_way_they_are_made(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed = []
+    model, clip = decoder(), latents(4)
+    stream = model.stream
+    monkeypatch.setattr(pipeline, "_WHOLE_GOLDEN", limit)
+    monkeypatch.setattr(model, "stream", lambda *args, **kw: streamed.append(args) or stream(*args, **kw))
+    made = pipeline._clip(model, clip, (), first=True, streamed=True)
+    assert bool(streamed) == (limit == 0)
+    torch.testing.assert_close(made.frames, model.decode(clip), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", ["onnx", "android"])
