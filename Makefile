@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow lint setup flash flash-sanitize flash-doors flash-arm android ios clean help
+.PHONY: demo test test-slow lint setup flash flash-sanitize flash-doors flash-arm runner-arm android ios clean help
 
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
@@ -16,6 +16,7 @@ help:
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
 	@echo "make flash-doors      its op for ExecuTorch and (ORT_HEADERS=folder of onnxruntime_cxx_api.h) ONNX Runtime"
 	@echo "make flash-arm  its native tests on emulated ARM64"
+	@echo "make runner-arm the program that profiles Android phones, for emulated ARM64"
 	@echo "make android    compile, test and pack the Android library and app, as far as this machine can"
 	@echo "make ios        build and test the Swift package; on Linux with a Swift of its own, as root"
 	@echo "make clean      remove the environment and everything that was built"
@@ -83,6 +84,25 @@ flash-arm:
 	  -DCMAKE_CXX_COMPILER=$(ARM)-g++ -DCMAKE_CROSSCOMPILING_EMULATOR="qemu-aarch64-static;-L;/usr/$(ARM)"
 	cmake --build build/flash-arm --parallel 2
 	ctest --test-dir build/flash-arm --output-on-failure
+
+# The wheel for ARM64 Linux stands in for an ExecuTorch built for Android. `run` is the runner in the emulator: numerics
+# and the way over adb, at a hundredth of the speed or less.
+RUNNER_ARM := build/runner-arm
+ET_VERSION := $(shell sed -n 's/^executorch==//p' constraints.txt)
+
+runner-arm: $(STAMP)
+	@command -v $(ARM)-g++ && command -v qemu-aarch64-static || \
+	  { echo "Install a cross compiler and an emulator: apt-get install g++-$(ARM) qemu-user-static"; exit 1; }
+	@$(PIP) "cmake>=3.28"
+	$(BIN)/pip download -qq --disable-pip-version-check --no-deps --dest $(RUNNER_ARM) executorch==$(ET_VERSION) \
+	  --only-binary=:all: --python-version 3.11 --platform manylinux_2_28_aarch64
+	$(BIN)/python -m zipfile -e $(RUNNER_ARM)/executorch-$(ET_VERSION)-*_aarch64.whl $(RUNNER_ARM)/wheel
+	$(BIN)/cmake -S runtime/runner -B $(RUNNER_ARM)/cmake -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+	  -DCMAKE_CXX_COMPILER=$(ARM)-g++ -DCMAKE_PREFIX_PATH=$(abspath $(RUNNER_ARM))/wheel/executorch
+	$(BIN)/cmake --build $(RUNNER_ARM)/cmake
+	@printf '#!/bin/sh\nexec qemu-aarch64-static -L /usr/$(ARM) "%s" "$$@"\n' \
+	  "$(abspath $(RUNNER_ARM))/cmake/handheld_runner" > $(RUNNER_ARM)/run
+	@chmod +x $(RUNNER_ARM)/run
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

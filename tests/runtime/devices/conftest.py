@@ -20,7 +20,7 @@ SHIMS = {
 case "$1" in
   ro.product.model) echo "Loopback" ;;
   ro.soc.model) echo "None" ;;
-  ro.product.cpu.abi) echo "x86_64" ;;
+  ro.product.cpu.abi) echo "$ABI" ;;
   ro.build.version.release) echo "15" ;;
   ro.boot.qemu) echo 1 ;;
 esac
@@ -56,9 +56,9 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def loopback(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """`loopback(*command, serials="127.0.0.1:5555", small=None)` runs a command beside that daemon.
+    """`loopback(*command, serials="127.0.0.1:5555", small=None, abi="x86_64")` runs a command beside that daemon.
 
-    `small` is a folder to mount a file system of 64 KB on.
+    `small` is a folder to mount a file system of 64 KB on, `abi` what the device says that it is.
     """
     if missing := [name for name in ("adb", "adbd", "unshare", "ip") if shutil.which(name) is None]:
         pytest.skip(f"needs {', '.join(missing)} on the PATH")
@@ -72,7 +72,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Run:
         pytest.skip("needs leave to make network and mount namespaces (unshare --net --mount)")
 
     def run(
-        *command: object, serials: str = "127.0.0.1:5555", small: Path | None = None
+        *command: object, serials: str = "127.0.0.1:5555", small: Path | None = None, abi: str = "x86_64"
     ) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
@@ -80,6 +80,7 @@ def loopback(tmp_path_factory: pytest.TempPathFactory) -> Run:
             "SHIMS": str(home / "shims"),
             "SERIALS": serials,
             "SMALL": str(small or ""),
+            "ABI": abi,
             "ADB_EMU": "0",  # no search for emulators, which would find this daemon again
         }
         return subprocess.run(
@@ -111,6 +112,15 @@ def runner(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = subprocess.run([cmake, *map(str, command)], capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
     return build / "handheld_runner"
+
+
+@pytest.fixture
+def arm_runner() -> Path:
+    """The same for ARM64, in an emulator."""
+    runner = ROOT / "build" / "runner-arm" / "run"
+    if not runner.exists():
+        pytest.skip("the runner for ARM64 is not built: run `make runner-arm`")
+    return runner
 
 
 @pytest.fixture

@@ -66,6 +66,32 @@ def test_a_profile_comes_back_from_the_device_and_nothing_stays_there(
     assert row.subject.units_per_second > 0
 
 
+def test_the_runner_for_arm_gives_the_golden_tensors_in_an_emulator(
+    make_bundle: Callable,
+    schema_faults: Callable,
+    handheld: Callable,
+    arm_runner: Path,
+    phone: Path,
+    tmp_path: Path,
+) -> None:
+    bundle = make_bundle("android")
+    out = tmp_path / "out"
+    done = handheld(
+        *("profile", bundle.path, "-d", "android", "--runner", arm_runner, "--folder", phone, "-o", out, *QUICK),
+        abi="arm64-v8a",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "says nothing about a phone" in done.stdout
+    assert schema_faults(json.loads((out / "profile.json").read_text()), "profile") == []
+    profile = read_profile(out / "profile.json")
+    assert (profile.device.architecture, profile.device.emulated) == ("arm64-v8a", True)
+    assert profile.subjects[0].passes is True
+    other = Path(__file__).resolve().parents[2] / "fixtures" / "profiles" / "android.json"
+    shown = handheld("compare", other, out / "profile.json", "--out", tmp_path / "compare.html")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "Loopback" in (tmp_path / "compare.html").read_text()
+
+
 def test_a_runner_that_is_killed_is_an_error_of_its_record_and_status_1(
     make_bundle: Callable, handheld: Callable, phone: Path, tmp_path: Path
 ) -> None:
