@@ -27,7 +27,7 @@ final class Chat: ObservableObject {
     private let queue = DispatchQueue(label: "handheld.chat", qos: .userInitiated)
     private var conversation: Conversation?
 
-    private static let longestAnswer = 256
+    private nonisolated static let longestAnswer = 256
 
     init(folder: URL) {
         self.folder = folder

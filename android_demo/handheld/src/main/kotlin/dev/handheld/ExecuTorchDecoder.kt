@@ -2,7 +2,6 @@ package dev.handheld
 
 import java.io.File
 import java.nio.ByteBuffer
-import java.nio.ByteOrder
 import org.pytorch.executorch.DType
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
@@ -76,8 +75,8 @@ internal class ExecuTorchDecoder(private val source: DecoderSource, override val
 }
 
 /**
- * A segment. States are handed back as the method gave them, in its own memory: before it runs, it copies its inputs to
- * where they were planned, as every program of the exporter plans them.
+ * A segment. States are kept in buffers of their own: a program reads its inputs where they lie, and would write new
+ * states over those that it still reads if it were handed back the memory that it gave them in.
  */
 internal class ExecuTorchProgram(source: DecoderSource, private val segment: StreamPlan.Segment) : StreamProgram {
     override val runtimeVersion: String? = null
@@ -87,12 +86,15 @@ internal class ExecuTorchProgram(source: DecoderSource, private val segment: Str
         source.threads,
     )
     private val dtype = StreamDtype.of(source.artifact.inputDtype)
-    private val firstState = 1 + segment.convs.size
+    private val states = segment.states.map { StreamFrames.direct(dtype.bytesEach * it.fold(1, Int::times)) }
     private var inputs: Array<EValue>? = null
 
     override fun restart() {
-        val bound = inputs ?: return
-        zeros().forEachIndexed { index, state -> bound[firstState + index] = state }
+        val zeros = ByteArray(8192)
+        for (state in states) {
+            while (state.hasRemaining()) state.put(zeros, 0, minOf(zeros.size, state.remaining()))
+            state.clear()
+        }
     }
 
     override fun call(x: ByteBuffer, selects: List<ByteBuffer>, y: ByteBuffer) {
@@ -105,8 +107,8 @@ internal class ExecuTorchProgram(source: DecoderSource, private val segment: Str
         if (made.numel() * dtype.bytesEach != y.capacity().toLong()) {
             throw DecoderError("${segment.program} gave ${made.numel()} values; ${segment.output} is wanted.")
         }
-        if (dtype == StreamDtype.FLOAT32) made.copyDataInto(y.asFloatBuffer()) else made.copyDataInto(y.asShortBuffer())
-        for (index in segment.states.indices) bound[firstState + index] = results[1 + index]
+        copy(made, y)
+        states.forEachIndexed { index, state -> copy(results[1 + index].toTensor(), state) }
     }
 
     override fun close() = method.close()
@@ -116,17 +118,11 @@ internal class ExecuTorchProgram(source: DecoderSource, private val segment: Str
             val size = segment.selectSize(conv)
             value(selects[index], listOf(1, size, size))
         }
-        return (listOf(value(x, segment.input)) + matrices + zeros()).toTypedArray()
+        return (listOf(value(x, segment.input)) + matrices + states.zip(segment.states, ::value)).toTypedArray()
     }
 
-    /** Nothing writes to them: they are the same memory for all states. */
-    private fun zeros(): List<EValue> {
-        val zeros = StreamFrames.direct(dtype.bytesEach * (segment.states.maxOfOrNull { it.fold(1, Int::times) } ?: 0))
-        return segment.states.map { shape ->
-            val size = dtype.bytesEach * shape.fold(1, Int::times)
-            value((zeros.duplicate().limit(size) as ByteBuffer).slice().order(ByteOrder.nativeOrder()), shape)
-        }
-    }
+    private fun copy(from: Tensor, to: ByteBuffer) =
+        if (dtype == StreamDtype.FLOAT32) from.copyDataInto(to.asFloatBuffer()) else from.copyDataInto(to.asShortBuffer())
 
     private fun value(bytes: ByteBuffer, shape: List<Int>): EValue {
         val dims = shape.toLongs()
