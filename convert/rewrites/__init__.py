@@ -38,5 +38,5 @@ REWRITES = (
     split_silu.REWRITE,
     stack_frames.REWRITE,
     *temporal_winograd.REWRITES,
-    *temporal_winograd.SUMS,
+    *temporal_winograd.POINTWISE,
 )

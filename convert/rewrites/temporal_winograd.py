@@ -1,22 +1,18 @@
 """Dense 3D convolution with 3 time taps by Winograd's minimal filtering F(m, 3) along time.
 
-    before      conv3d(x; W (O, I, 3, kh, kw), b)                             x, y: NCTHW, batch 1
+    before   conv3d(x; W (O, I, 3, kh, kw), b)                                x, y: NCTHW, batch 1
+    after    u = B @ to_frames(x)                 (n * P, I, H, W)            every tile's P inputs
+             z = conv2d(u; W', b', groups=P)      (n, P*I, H, W) -> (n, P*O, H', W')
+             y = A @ z                            (T, O, H', W'), then from_frames
 
-    REWRITES    u = B @ to_frames(x)                 (n * P, I, H, W)         every tile's P inputs
-                z = conv2d(u; W', b', groups=P)      (n, P*I, H, W) -> (n, P*O, H', W')
-                y = A @ z                            (T, O, H', W'), then from_frames
-
-    SUMS        x_i = cat([x[i], x[i + m], ...])     (n, I, H, W)             every tile's i-th frame
-                u_p = b1 * x_i + b2 * x_j + ...      (n, I, H, W)             for each position p
-                z_p = conv2d(u_p; W'_p, b'_p)        (n, O, H', W')
-                y_k = a1 * z_1 + a2 * z_2 + ...      (n, O, H', W'), then slices, cat and from_frames
+`@` combines whole frames: `REWRITES` by a matrix product (T, I*H*W), `POINTWISE` by a 1x1 convolution of one image
+whose channels are the frames, (1, T, I*H, W), for runtimes that delegate only convolutions.
 
 n tiles of m frames cover the clip, and each tile costs P = m + 2 convolutions of a frame in place of 3 * m: F(2, 3)
 4 for 6, F(3, 3) 5 for 9, F(4, 3) 6 for 12, F(5, 3) 7 for 15. W' are fixed combinations of the three taps, B and A
-of frames. They also hold the copies of border frames before the convolution and drop the frames that the last tile
-has over; the bias rides on the position of point 1, which every output frame has once. `REWRITES` make all
-positions one grouped convolution and combine frames by a product with a constant matrix; `SUMS` keep to
-convolutions of their own and sums of frames, in which no layout changes.
+of frames. All tiles of all positions are one grouped convolution. B also holds the copies of border frames before
+the convolution and those that fill the last tile, A drops the frames that it has over, and the bias rides on the
+position of point 1, which every output frame has once.
 
 Each m is a rewrite of its own: a target lets its cost table choose between them and one convolution per tap.
 
@@ -62,23 +58,6 @@ class _Transforms:
     outputs: Tensor
     kernel: Tensor
     inputs: Tensor
-
-    def in_few_products(self) -> _Transforms:
-        """The same, scaled so that most entries of the outermost matrices that are not 0 are 1 or -1."""
-        rows = torch.tensor([[_commonest(row)] for row in self.inputs], dtype=torch.float64)
-        columns = torch.tensor([[_commonest(column) for column in self.outputs.T]], dtype=torch.float64)
-        return _Transforms(
-            (self.outputs / columns).round(decimals=9),
-            self.kernel * rows * columns.T,
-            (self.inputs / rows).round(decimals=9),
-        )
-
-
-def _commonest(entries: Tensor) -> float:
-    """The absolute value that most entries have, besides 0."""
-    sizes = entries[entries.abs() > 1e-9].abs()
-    same = (sizes[:, None] - sizes).abs() < 1e-9
-    return sizes[same.sum(1).argmax()].item()
 
 
 def _transforms(m: int) -> _Transforms:
@@ -135,103 +114,50 @@ def _clip_transforms(m: int, t: _Transforms, sources: list[int], source_count: i
     return inputs.flatten(0, 1), outputs.flatten(1, 2)
 
 
-def _kernels(t: _Transforms, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """W' (P, O, I, kh, kw), and b' (P, O) if there is a bias, in float64."""
-    kernels = torch.einsum("pk,oikhw->poihw", t.kernel.to(weight.device), weight.double())
-    if bias is None:
-        return kernels, None
-    at_point = weight.new_zeros(kernels.shape[:2], dtype=torch.float64)
-    at_point[_BIAS_POSITION] = bias.double() / t.outputs[0, _BIAS_POSITION]
-    return kernels, at_point
+def _by_matmul(graph: Graph, matrix: Tensor, clip: fx.Node) -> fx.Node:
+    x = graph.call(aten.reshape.default, clip, [matrix.shape[1], -1])
+    return graph.call(aten.matmul.default, graph.constant(matrix), x)
 
 
-def _by_matmul(m: int, graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
+def _by_convolution(graph: Graph, matrix: Tensor, clip: fx.Node) -> fx.Node:
+    x = graph.call(aten.reshape.default, clip, [1, matrix.shape[1], -1, shape_of(clip)[3]])
+    return graph.call(aten.conv2d.default, x, graph.constant(matrix[:, :, None, None]))
+
+
+def _replace(
+    m: int, combine: Callable[[Graph, Tensor, fx.Node], fx.Node], graph: Graph, match: tuple[fx.Node, ...]
+) -> fx.Node:
     (conv,) = match
-    bias_node, *window = (argument(conv, i) for i in (2, 3, 4, 5))
-    weight, bias = graph.value(conv.args[1]), graph.value(bias_node) if bias_node is not None else None
+    bias, stride, padding, dilation = (argument(conv, i) for i in (2, 3, 4, 5))
+    weight = graph.value(conv.args[1])
     t = _transforms(m)
     positions = m + _TAPS - 1
     source, sources = source_frames(conv.args[0])
     inputs, outputs = _clip_transforms(m, t, sources, shape_of(source)[2])
     tiles = inputs.shape[0] // positions
-    kernels, bias = _kernels(t, weight, bias)
-
-    def combine(matrix: Tensor, frames: fx.Node) -> fx.Node:
-        x = graph.call(aten.reshape.default, frames, [matrix.shape[1], -1])
-        return graph.call(aten.matmul.default, graph.constant(matrix.to(weight.dtype)), x)
+    kernels = torch.einsum("pk,oikhw->poihw", t.kernel.to(weight.device), weight.double()).flatten(0, 1)
+    if bias is not None:
+        at_point = weight.new_zeros(positions, weight.shape[0], dtype=torch.float64)
+        at_point[_BIAS_POSITION] = graph.value(bias).double() / t.outputs[0, _BIAS_POSITION]
+        bias = graph.constant(at_point.flatten().to(weight.dtype))
 
     clip = to_frames(graph, source)
     _, channels, height, width = shape_of(clip)
-    x = combine(inputs, clip)
+    x = combine(graph, inputs.to(weight.dtype), clip)
     x = graph.call(aten.reshape.default, x, [tiles, positions * channels, height, width])
     x = graph.call(
         aten.conv2d.default,
         x,
-        graph.constant(kernels.flatten(0, 1).to(weight.dtype)),
-        None if bias is None else graph.constant(bias.flatten().to(weight.dtype)),
-        *(list(sizes[1:]) for sizes in window),
+        graph.constant(kernels.to(weight.dtype)),
+        bias,
+        list(stride[1:]),
+        list(padding[1:]),
+        list(dilation[1:]),
         positions,
     )
-    x = combine(outputs, x)
+    x = combine(graph, outputs.to(weight.dtype), x)
     _, out_channels, out_frames, height, width = shape_of(conv)
     return from_frames(graph, graph.call(aten.reshape.default, x, [out_frames, out_channels, height, width]))
-
-
-def _by_sums(m: int, graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
-    (conv,) = match
-    bias_node, *window = (argument(conv, i) for i in (2, 3, 4, 5))
-    weight, bias = graph.value(conv.args[1]), graph.value(bias_node) if bias_node is not None else None
-    transforms = _transforms(m).in_few_products()
-    kernels, bias = _kernels(transforms, weight, bias)
-    kernel_nodes = [graph.constant(kernel.to(weight.dtype)) for kernel in kernels]
-    biases: list[fx.Node | None] = [None] * len(kernel_nodes)
-    if bias is not None:
-        biases[_BIAS_POSITION] = graph.constant(bias[_BIAS_POSITION].to(weight.dtype))
-
-    source, sources = source_frames(conv.args[0])
-    clip = to_frames(graph, source)
-    apart = [graph.call(aten.slice.Tensor, clip, 0, i, i + 1) for i in range(shape_of(clip)[0])]
-
-    def all_tiles(frames: list[fx.Node]) -> fx.Node:
-        return frames[0] if len(frames) == 1 else graph.call(aten.cat.default, frames, 0)
-
-    frames = shape_of(conv)[2]
-    tiles = range(-(-frames // m))
-    # Past the end any frame will do: only dropped outputs see it.
-    x = [
-        all_tiles([apart[sources[min(tile * m + i, len(sources) - 1)]] for tile in tiles])
-        for i in range(len(kernel_nodes))
-    ]
-    z = [
-        graph.call(aten.conv2d.default, _sum(graph, row, x), w, b, *(list(sizes[1:]) for sizes in window))
-        for row, w, b in zip(transforms.inputs.tolist(), kernel_nodes, biases)
-    ]
-    y = [_sum(graph, row, z) for row in transforms.outputs.tolist()]
-    if len(tiles) > 1:
-        y = [graph.call(aten.slice.Tensor, y[t % m], 0, t // m, t // m + 1) for t in range(frames)]
-    return from_frames(graph, all_tiles(y[:frames]))
-
-
-def _sum(graph: Graph, factors: list[float], frames: list[fx.Node]) -> fx.Node:
-    """Sum of the frames times their factors, at least one not 0; frames of one factor share a product."""
-    alike: dict[float, list[tuple[bool, fx.Node]]] = {}
-    for factor, x in zip(factors, frames):
-        if factor != 0:
-            alike.setdefault(abs(factor), []).append((factor < 0, x))
-    total: fx.Node | None = None
-    # Positive ones first, here and below: there is no negation to start with.
-    for size, terms in sorted(alike.items(), key=lambda group: all(negative for negative, _ in group[1])):
-        (negative, part), *others = sorted(terms, key=lambda term: term[0])
-        for other_negative, x in others:
-            part = graph.call(aten.add.Tensor if other_negative == negative else aten.sub.Tensor, part, x)
-        scale = -size if negative and total is None else size
-        part = part if scale == 1 else graph.call(aten.mul.Tensor, part, scale)
-        if total is None:
-            total = part
-        else:
-            total = graph.call(aten.sub.Tensor if negative else aten.add.Tensor, total, part)
-    assert total is not None  # no row of the transforms is empty
-    return total
 
 
 _CASES = (
@@ -254,14 +180,11 @@ _NEAR_MISSES = (
 )
 
 
-_Replace = Callable[[int, Graph, tuple[fx.Node, ...]], fx.Node]
-
-
-def _rewrite(m: int, suffix: str, why: str, substitute: _Replace) -> Rewrite:
+def _rewrite(m: int, suffix: str, why: str, combine: Callable[[Graph, Tensor, fx.Node], fx.Node]) -> Rewrite:
     name = f"winograd_f{m}{suffix}"
     # Tile sizes share their code: one of them is put through all of it.
     cases = _CASES if m == 3 else _CASES[-3:]
-    return Rewrite(name, why, _match, _check, partial(substitute, m), cases, _NEAR_MISSES)
+    return Rewrite(name, why, _match, _check, partial(_replace, m, combine), cases, _NEAR_MISSES)
 
 
 # One rewrite a tile size, for a target's `Choice`.
@@ -276,15 +199,13 @@ REWRITES = tuple(
     )
     for m in _TILES
 )
-SUMS = tuple(
+POINTWISE = tuple(
     _rewrite(
         m,
-        "_sums",
-        "XNNPACK delegates no product with a constant matrix on the left, and a 1x1 convolution of frames as "
-        "channels costs eight changes of layout a layer. Its grouped convolution is slower than as many dense "
-        "ones: F(3, 3), with a convolution per tile, ran 2.0 and 1.7 times as fast as that for 16 and 32 channels, "
-        "9 frames of 256x256 and 128x128.",
-        _by_sums,
+        "_pointwise",
+        "XNNPACK delegates no product with a constant matrix on the left: each would be left to ExecuTorch's "
+        "portable kernel and split the delegate. A 1x1 convolution that combines frames stays inside.",
+        _by_convolution,
     )
     for m in _TILES
 )
