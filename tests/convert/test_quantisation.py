@@ -16,6 +16,7 @@ from handheld.convert import TARGETS, ExportError, export, export_smallest, reso
 from handheld.convert.quantize import qdq
 from handheld.convert.quantize.layers import convolutions
 from handheld.convert.rewrite import apply, capture, is_call, shape_of
+from handheld.convert.target import Target
 from handheld.latents_file import write_latents
 from handheld.models import ModelError, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
@@ -59,7 +60,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Bu
 
 
 @pytest.mark.parametrize("target", ["onnx", "android"])
-def test_int8_artefact_runs_and_stays_over_its_floor(target: str, bundles) -> None:
+def test_int8_artefact_runs_and_stays_over_its_floor(
+    target: str, bundles, skip_where_8_bit_sums_saturate: Callable[[Target], None]
+) -> None:
+    skip_where_8_bit_sums_saturate(TARGETS[target])
     (verdict,) = verify(bundles(target, "int8"))
     assert verdict.status == "pass", verdict.reason
     assert verdict.tolerance.min_psnr_db == 35.0
