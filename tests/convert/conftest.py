@@ -13,7 +13,7 @@ from handheld.convert.target import Target
 
 @pytest.fixture
 def skip_where_8_bit_sums_saturate() -> Callable[[Target], None]:
-    """Skips a test of 8-bit accuracy where a runtime adds products up in 16 bits: onnxruntime on x86 without VNNI."""
+    """Skips a test of 8-bit accuracy where sums are of 16 bits: onnxruntime on x86 without VNNI."""
 
     def skip(target: Target) -> None:
         cpu = Path("/proc/cpuinfo")

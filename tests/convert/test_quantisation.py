@@ -164,8 +164,10 @@ def smallest(out: Path, floor: float) -> Bundle:
 
 @pytest.mark.parametrize(("floor", "kept"), [(30.0, "int8"), (60.0, "fp16"), (100.0, "fp32")])
 def test_auto_keeps_the_smallest_that_reaches_the_floor_and_says_why(
-    floor: float, kept: str, tmp_path: Path
+    floor: float, kept: str, tmp_path: Path, skip_where_8_bit_sums_saturate: Callable[[Target], None]
 ) -> None:
+    if kept == "int8":
+        skip_where_8_bit_sums_saturate(TARGETS["onnx"])
     smallest(tmp_path / "bundle", floor)
     (artifact,) = read_bundle(tmp_path / "bundle").artifacts
     assert artifact.precision == kept
