@@ -33,19 +33,38 @@ class ComputePool {
          const_cast<std::remove_const_t<Decayed>*>(&task));
   }
 
+  // While it lives, workers stay awake from one fork to the next, or, inside of that, may sleep: a token has hundreds of
+  // forks, and waking a thread takes as long as the arithmetic of one. For the thread that calls.
+  class Awake {
+   public:
+    explicit Awake(ComputePool& pool, bool awake = true) : pool_(pool), before_(pool.awake_) { pool.keep(awake); }
+    ~Awake() { pool_.keep(before_); }
+    Awake(const Awake&) = delete;
+    Awake& operator=(const Awake&) = delete;
+
+   private:
+    ComputePool& pool_;
+    const bool before_;
+  };
+
  private:
   using Function = void (*)(void* context, uint32_t thread);
   void fork(Function function, void* context);
+  void keep(bool awake);
+  bool wake_sleepers();
   void work(uint32_t thread);
+  void sleep(uint64_t seen);
   void stop();
 
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::condition_variable joined_;
+  std::atomic<uint32_t> sleepers_{0};
   std::atomic<uint64_t> generation_{0};  // counts forks
   std::atomic<uint32_t> running_{0};
+  std::atomic<bool> awake_{false};
   std::atomic<bool> stopping_{false};
+  std::atomic<int> caller_core_{-1};
   Function function_ = nullptr;
   void* context_ = nullptr;
 };

@@ -94,6 +94,7 @@ void Model::decode(Span<const uint32_t> tokens, float* logits, bool all) {
 
 void Model::append(Span<const uint32_t> tokens, float* logits, bool all) {
   require_tokens(tokens);
+  const ComputePool::Awake awake(session_.pool());
   const uint32_t before = position_;
   // A selector chooses for one token. For many, reading everything once is quicker than each token's own choice, and
   // nothing is missed.

@@ -14,6 +14,8 @@ constexpr uint8_t kIdle = 0;
 constexpr uint8_t kSelected = 1;
 constexpr uint8_t kLoading = 2;  // selected, and its row is being read
 
+constexpr double kPinnedShare = 0.8;  // of a table's rows, with HH_FLASH_PIN_MOST
+
 constexpr size_t kCachedBytes = 128 * 1024;  // of weights that a block's tokens are multiplied with in turn
 
 // Calls visit(position) for every mark that is not kIdle. Most are idle, so eight are looked at together.
@@ -50,7 +52,8 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
       selector_(*pack_, kernels_, compute_,
                 options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
                 options.select_share),
-      reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes) {
+      reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes,
+              (options.techniques & HH_FLASH_IO_URING) != 0) {
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
   size_t rows = 0;
   for (const uint32_t capacity : capacities) rows += capacity;
@@ -83,7 +86,9 @@ Session::~Session() {
 void Session::read_pinned() {
   for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) {
     Table& table = tables_[layer];
-    const uint32_t pinned = std::min(options_.pinned_neurons, table.capacity());
+    const uint32_t most = static_cast<uint32_t>(table.capacity() * kPinnedShare);
+    const uint32_t pinned =
+        options_.pinned_neurons == HH_FLASH_PIN_MOST ? most : std::min(options_.pinned_neurons, table.capacity());
     if (pinned == 0) continue;
     loads_.begin(layer, table.row(0));
     for (uint32_t position = 0; position < pinned; ++position) loads_.add({position, table.pin(position)});
@@ -112,10 +117,11 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
                            bool use_selector, float* y, uint32_t next) {
   if (mode != HH_FLASH_SELECTED) return feed_forward_block(layer, mode == HH_FLASH_EXACT, x, 1, y, next);
   require_usable(layer);
+  const ComputePool::Awake awake(compute_);
   // Buffers that hold what nobody will ask for would be missing elsewhere.
   drop_ahead();
   begin(layer, x, 1);
-  mark(layer, x, neurons, use_selector);
+  mark(layer, x, neurons, use_selector, computed_anyway(layer));
   run_selected(layer);
   finish_output(layer, y);
 }
@@ -124,6 +130,7 @@ void Session::feed_forward_block(uint32_t layer, bool exact, const float* x, uin
                                  uint32_t next) {
   require_usable(layer);
   if (tokens == 0 || tokens > block_tokens_) fail(HH_FLASH_INVALID_ARGUMENT, "A block has too many tokens, or none.");
+  const ComputePool::Awake awake(compute_);
   if (ahead_->layer() != layer) drop_ahead();
   begin(layer, x, tokens);
   run_all(layer, exact, next);
@@ -137,11 +144,17 @@ void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
   begin_output();
 }
 
-void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
+// The first positions, which are pinned: the selector need not look at them.
+uint32_t Session::computed_anyway(uint32_t layer) const {
+  return (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0 ? tables_[layer].pinned() : 0;
+}
+
+// With the selector, positions before `skipped` may stay unmarked.
+void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped) {
   const Stopwatch stopwatch(counters_.select_ns);
   std::fill(marks_.begin(), marks_.end(), kIdle);
   if (use_selector) {
-    selector_.select(layer, x, {marks_.data(), marks_.size()});
+    selector_.select(layer, x, skipped, {marks_.data(), marks_.size()});
     return;
   }
   const LayerTensors& tensors = pack_->layer(layer);
@@ -271,6 +284,7 @@ void Session::load_and_compute(Table& table) {
   compute(count, [](size_t, size_t) {});
   {
     const Stopwatch stopwatch(counters_.wait_ns);
+    const ComputePool::Awake resting(compute_, false);
     reader_.wait(loads_);
   }
   compute(loads_.pieces().size(), [&](size_t first, size_t last) {
@@ -357,12 +371,13 @@ void Session::drop_ahead() {
 // Half of the buffers are computed from while the other half is read into; always the same number, so that the order
 // of additions, and with it the result, does not depend on timing.
 void Session::stream_and_compute(uint32_t layer, bool exact) {
-  const size_t step = std::max<size_t>(1, reader_.threads() / 2);
+  const size_t step = std::max<size_t>(1, reader_.buffers() / 2);
   const size_t all = streams_->jobs().size();
   for (size_t first = 0; first < all; first += step) {
     const Span<const ReadJob> jobs = streams_->jobs().subspan(first, std::min(step, all - first));
     {
       const Stopwatch stopwatch(counters_.wait_ns);
+      const ComputePool::Awake resting(compute_, false);
       reader_.wait_for(*streams_, first, jobs.size());
     }
     const size_t count = jobs[jobs.size() - 1].first + jobs[jobs.size() - 1].count - jobs[0].first;
@@ -432,7 +447,7 @@ void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neur
   require_usable(layer);
   drop_ahead();
   if (prefetching_) finish_prefetch();
-  mark(layer, x, neurons, use_selector);
+  mark(layer, x, neurons, use_selector, computed_anyway(layer));
   admit_marked(layer, tokens_[layer] + 1, prefetches_);
   counters_.prefetched += prefetches_.pieces().size();
   prefetching_ = !prefetches_.pieces().empty();
@@ -462,7 +477,7 @@ void Session::undo(ReadBatch& batch) noexcept {
 
 size_t Session::select(uint32_t layer, const float* x, Span<uint32_t> ids) {
   require_usable(layer);
-  mark(layer, x, {}, true);
+  mark(layer, x, {}, true, 0);
   size_t count = 0;
   for (uint32_t position = 0; position < layout_.d_ff; ++position) {
     if (marks_[position] != kIdle) put_id(layer, position, count++, ids);

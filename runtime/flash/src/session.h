@@ -85,7 +85,8 @@ class Session {
 
   void require_usable(uint32_t layer) const;
   void read_pinned();
-  void mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
+  uint32_t computed_anyway(uint32_t layer) const;
+  void mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped);
   void admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch);
   void finish_prefetch();
   void undo(ReadBatch& batch) noexcept;
