@@ -71,10 +71,11 @@ Budget::Budget(const Pack& pack, const Options& options, uint32_t block_tokens)
   policy = read_policy(pack, options);
   row_bytes = uint64_t{layout.bundle_stride} + Table::kBytesPerRow;
 
-  const uint64_t partial = uint64_t{options.compute_threads} * block_tokens * layout.shape.d_model * sizeof(float);
+  const uint64_t outputs = kPartsPerThread * options.compute_threads;
+  const uint64_t partial = outputs * block_tokens * layout.shape.d_model * sizeof(float);
   const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
   const uint64_t batches = 4 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
-  const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 2 * sizeof(uint32_t) + sizeof(uint8_t*)};
+  const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 3 * sizeof(uint32_t) + sizeof(uint8_t*)};
   const uint64_t threads = (uint64_t{options.reader_threads} + options.compute_threads) * kBytesPerThread;
   const uint64_t pinned = pins_what_fits(options) ? 0 : options.pinned_neurons;
   buffer_bytes = uint64_t{options.reader_threads} * policy.chunk_bytes;

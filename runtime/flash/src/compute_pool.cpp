@@ -87,43 +87,58 @@ void ComputePool::keep(bool awake) {
   if (awake && wake_sleepers()) std::this_thread::yield();
 }
 
-void ComputePool::fork(Function function, void* context) {
-  if (workers_.empty()) return function(context, 0);
+void ComputePool::fork(Function function, void* context, uint32_t parts) {
   function_ = function;
   context_ = context;
   caller_core_ = current_core();
-  running_ = static_cast<uint32_t>(workers_.size());
-  ++generation_;
-  wake_sleepers();
-  function(context, 0);
-  while (!spin_until([&] { return running_.load(std::memory_order_acquire) == 0; })) std::this_thread::yield();
+  done_ = 0;
+  parts_ = ((parts_ >> 32) + 1) << 32 | parts;
+  if (parts > 1) wake_sleepers();
+  while (take_part(0)) {
+  }
+  while (!spin_until([&] { return done_.load(std::memory_order_acquire) == parts; })) std::this_thread::yield();
 }
 
-void ComputePool::sleep(uint64_t seen) {
+bool ComputePool::has_parts() const {
+  const uint64_t parts = parts_;
+  return (parts >> 16 & kMaxParts) < (parts & kMaxParts);
+}
+
+bool ComputePool::take_part(uint32_t thread) {
+  uint64_t parts = parts_;
+  uint32_t part;
+  do {
+    part = parts >> 16 & kMaxParts;
+    if (part >= (parts & kMaxParts)) return false;
+  } while (!parts_.compare_exchange_weak(parts, parts + (1 << 16)));
+  function_(context_, part, thread);
+  done_.fetch_add(1, std::memory_order_acq_rel);
+  return true;
+}
+
+void ComputePool::sleep() {
   {
     std::unique_lock<std::mutex> lock(mutex_);
     ++sleepers_;
-    wake_.wait(lock, [&] { return stopping_ || awake_ || generation_ != seen; });
+    wake_.wait(lock, [&] { return stopping_ || awake_ || has_parts(); });
     --sleepers_;
   }
   leave_core(caller_core_);
 }
 
 void ComputePool::work(uint32_t thread) {
-  uint64_t seen = 0;
   while (true) {
-    while (!spin_until([&] { return stopping_ || generation_ != seen; })) {
+    while (!spin_until([&] { return stopping_ || has_parts(); })) {
       if (awake_) {
         std::this_thread::yield();
       } else {
-        sleep(seen);
+        sleep();
       }
     }
     if (stopping_) return;
-    ++seen;
     leave_core(caller_core_);
-    function_(context_, thread);
-    running_.fetch_sub(1, std::memory_order_acq_rel);
+    while (take_part(thread)) {
+    }
   }
 }
 

@@ -17,9 +17,9 @@ class Selector {
   // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons.
   Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share);
 
-  // Adds 1 to marks[position] of each selected neuron; marks has d_ff zeros. Where a threshold decides, the first
-  // `skipped` positions are left out, as they are computed anyway.
-  void select(uint32_t layer, const float* x, uint32_t skipped, Span<uint8_t> marks);
+  // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
+  // threshold decides, the first `skipped` positions are left out, as they are computed anyway.
+  size_t select(uint32_t layer, const float* x, uint32_t skipped, uint32_t* selected);
 
   static uint64_t scratch_bytes(const Layout& layout);
 
