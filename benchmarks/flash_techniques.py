@@ -8,12 +8,11 @@ from typing import Any
 
 from flash_subjects import Subject
 
-from handheld.runtime.flash import UNLIMITED, Model, ModelOptions, Pack, SessionOptions
+from handheld.runtime.flash import MOST, UNLIMITED, Model, ModelOptions, Pack, SessionOptions
 from handheld.runtime.flash.engine import Mode
 
 NAIVE = "naive: every feed-forward weight read"
-ROW_BYTES = 20  # of bookkeeping, beside a bundle in the table
-PINNED = 0.8  # of the table's room; the rest is the window's
+ROW_BYTES = 24  # of bookkeeping, beside a bundle in the table
 SHARES = (1.0, 1.5, 2.0, 3.0)  # of what is active, selected
 
 _OWN = ("total_ns", "attention_ns", "head_ns", "overhead_ns")
@@ -34,14 +33,14 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     dense = {"mode": "dense", "read_ahead": False}
     half = {"pinned_neurons": d_ff // 2}
     selected = {"mode": "selected"}
-    plain = {"select_share": subject.select_share, "window_tokens": 0, "bundling": False, "merging": False,
-             "compute_resident": False}  # fmt: skip
+    plain = {"window_tokens": 0, "bundling": False, "merging": False, "compute_resident": False, "io_uring": False}
     window = {**plain, "window_tokens": 5}
     bundled = {**window, "bundling": True}
     merged = {**bundled, "merging": True}
     largest = {**merged, "window_tokens": UNLIMITED}
-    pinned = {**largest, "pinned_neurons": round(PINNED * d_ff / 2)}
+    pinned = {**largest, "pinned_neurons": MOST}
     whole = {**pinned, "compute_resident": True}
+    ring = {**whole, "io_uring": True}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -52,14 +51,15 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ window as large as memory", 0.5, selected, largest),
         Variant("+ hottest neurons pinned", 0.5, selected, pinned),
         Variant("+ every resident neuron computed", 0.5, selected, whole),
-        Variant("+ 32 readers", 0.5, selected, {**whole, "reader_threads": 32}),
-        Variant("as many selected as are active", 0.5, selected, {**whole, "select_share": active}),
+        Variant("+ io_uring", 0.5, selected, ring),
+        Variant("+ 32 reads under way", 0.5, selected, {**ring, "reader_threads": 32}),
+        Variant("twice as many selected as are active", 0.5, selected, {**ring, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, whole))
+        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, ring))
     return found
 
 
