@@ -105,7 +105,7 @@ enum {
 #define HH_FLASH_WINDOW_UNLIMITED UINT32_MAX
 /* As many pinned neurons as the budget holds. */
 #define HH_FLASH_PIN_ALL UINT32_MAX
-/* Four fifths of the neurons that the budget holds: the rest of its rows is the window's. */
+/* Four fifths of the neurons that the budget holds: the rest is the window's. */
 #define HH_FLASH_PIN_MOST (UINT32_MAX - 1)
 
 typedef struct hh_flash_info {
@@ -254,7 +254,8 @@ typedef struct hh_flash_model_options {
                               arithmetic; 0: not */
   uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
                               before its attention; 0 (default): not */
-  hh_flash_session_options session; /* budget_bytes covers the whole model */
+  hh_flash_session_options session; /* budget_bytes covers the whole model. window_tokens is UNLIMITED by default here,
+                                       pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit */
 } hh_flash_model_options;
 
 #define HH_FLASH_MAX_EOS 16
