@@ -168,8 +168,7 @@ def print_comparison(result: dict[str, Any]) -> None:
 def _options(pack: Pack, subject: Subject, mode: Mode, held: float, threads: int) -> dict[str, Any]:
     """As `handheld llm generate` chooses them."""
     chosen = model_options(pack, None, mode, subject.context, threads)
-    session = replace(chosen.session, select_share=subject.select_share if mode == "selected" else 0.0)
-    session = replace(session, budget_bytes=budget_for(pack, replace(chosen, session=session), held))
+    session = replace(chosen.session, budget_bytes=budget_for(pack, chosen, held))
     options = {name: value for name, value in vars(chosen).items() if name != "session"}
     return {"options": options, "session": dict(vars(session))}
 

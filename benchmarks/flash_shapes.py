@@ -25,6 +25,7 @@ ACTIVE = 0.149  # of the neurons
 CORRELATION = 0.4  # of one token's embedding with the next one's
 IMPORTANCE_SIGMA = 0.5  # of the logarithm
 GROUP = 32
+SELECTOR_GROUP = 64  # as `handheld llm pack` chooses
 EMBED_DTYPE = "int8"
 _QUIET = 0.01  # of what layers add to the text, against the embedding
 
@@ -66,7 +67,7 @@ def write_pack(path: Path, shape: Shape, dtype: str) -> None:
     """A whole model with a ternary selector, its neurons in the order of their importance."""
     spec = PackSpec(
         layers=shape.layers, d_model=shape.d_model, d_ff=shape.d_ff, dtype=dtype, selector="ternary",
-        selector_size=GROUP,
+        selector_size=SELECTOR_GROUP,
     )  # fmt: skip
     rng = np.random.default_rng(0)
 

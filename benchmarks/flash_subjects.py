@@ -17,24 +17,18 @@ from handheld.runtime.flash import Pack, open_pack
 
 REAL = "smollm2"
 MODELS = (REAL, "1b", "3b", "tiny")
-# Synthetic models select twice what is active; what that finds of it is measured as for the real one.
-SYNTHETIC_SHARE = 0.3
 _CONTEXT = 512
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model as a pack and a GGUF file of the same bits per weight, and the tokens that it decodes.
-
-    select_share: of the neurons, chosen by the selector's score; 0: what is over the pack's thresholds.
-    """
+    """A model as a pack and a GGUF file of the same bits per weight, and the tokens that it decodes."""
 
     name: str
     synthetic: bool
     pack: Path
     gguf: Path
     tokens: Sequence[int]
-    select_share: float
     context: int = _CONTEXT
 
     def open(self) -> Pack:
@@ -49,7 +43,7 @@ def prepare(name: str, dtype: str, workdir: Path, with_gguf: bool) -> Subject:
         if not pack.exists():
             note(f"{name}: packing, with calibration")
             _pack_real(pack, dtype)
-        return Subject(name, False, pack, gguf, _text_tokens(pack), 0.0)
+        return Subject(name, False, pack, gguf, _text_tokens(pack))
     shape, gguf = SHAPES[name], workdir / f"{name}-{dtype}.gguf"
     if not pack.exists():
         note(f"{name}: writing a pack of random weights")
@@ -59,7 +53,7 @@ def prepare(name: str, dtype: str, workdir: Path, with_gguf: bool) -> Subject:
         partial = gguf.with_suffix(".partial")
         write_gguf(partial, shape, dtype)
         os.rename(partial, gguf)
-    return Subject(name, True, pack, gguf, range(shape.vocab), SYNTHETIC_SHARE)
+    return Subject(name, True, pack, gguf, range(shape.vocab))
 
 
 def evictable(gguf: Path, bytes_out: int) -> list[list[int]]:

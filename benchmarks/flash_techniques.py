@@ -8,13 +8,14 @@ from typing import Any
 
 from flash_subjects import Subject
 
-from handheld.runtime.flash import UNLIMITED, Model, ModelOptions, Pack, SessionOptions
+from handheld.runtime.flash import MOST, UNLIMITED, Model, ModelOptions, Pack, SessionOptions
 from handheld.runtime.flash.engine import Mode
 
 NAIVE = "naive: every feed-forward weight read"
-ROW_BYTES = 20  # of bookkeeping, beside a bundle in the table
-PINNED = 0.8  # of the table's room; the rest is the window's
+ROW_BYTES = 24  # of bookkeeping, beside a bundle in the table
 SHARES = (1.0, 1.5, 2.0, 3.0)  # of what is active, selected
+
+_UNTIMED = 3  # of a stretch's first tokens
 
 _OWN = ("total_ns", "attention_ns", "head_ns", "overhead_ns")
 _SESSION = ("wait_ns", "busy_ns", "select_ns", "compute_ns", "table_ns", "bytes_read", "reads", "neurons_computed")
@@ -34,14 +35,14 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     dense = {"mode": "dense", "read_ahead": False}
     half = {"pinned_neurons": d_ff // 2}
     selected = {"mode": "selected"}
-    plain = {"select_share": subject.select_share, "window_tokens": 0, "bundling": False, "merging": False,
-             "compute_resident": False}  # fmt: skip
+    plain = {"window_tokens": 0, "bundling": False, "merging": False, "compute_resident": False, "io_uring": False}
     window = {**plain, "window_tokens": 5}
     bundled = {**window, "bundling": True}
     merged = {**bundled, "merging": True}
     largest = {**merged, "window_tokens": UNLIMITED}
-    pinned = {**largest, "pinned_neurons": round(PINNED * d_ff / 2)}
+    pinned = {**largest, "pinned_neurons": MOST}
     whole = {**pinned, "compute_resident": True}
+    ring = {**whole, "io_uring": True}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -52,14 +53,15 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ window as large as memory", 0.5, selected, largest),
         Variant("+ hottest neurons pinned", 0.5, selected, pinned),
         Variant("+ every resident neuron computed", 0.5, selected, whole),
-        Variant("+ 32 readers", 0.5, selected, {**whole, "reader_threads": 32}),
-        Variant("as many selected as are active", 0.5, selected, {**whole, "select_share": active}),
+        Variant("+ io_uring", 0.5, selected, ring),
+        Variant("+ 32 reads under way", 0.5, selected, {**ring, "reader_threads": 32}),
+        Variant("twice as many selected as are active", 0.5, selected, {**ring, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, whole))
+        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, ring))
     return found
 
 
@@ -78,23 +80,27 @@ def open_variant(pack: Pack, variant: Variant, subject: Subject, threads: int) -
 
 
 def measure(subject: Subject, active: float, threads: int, tokens: int, warmup: int) -> list[dict[str, Any]]:
-    """A row for each variant: medians over tokens, ratios those of medians. All decode the same text, in turn,
-    token by token; what keeps a window has decoded `warmup` tokens before."""
+    """A row for each variant: medians over tokens, ratios those of medians. All decode the same text, in two rounds
+    of a stretch each: a disk that gives more for a moment after a pause gives nobody that. What keeps a window has
+    decoded `warmup` tokens before the first stretch, and a few before the second.
+    """
     pack = subject.open()
     d_ff = pack.info.d_ff
     chosen = variants(subject, d_ff, active)
     models = {variant.name: open_variant(pack, variant, subject, threads) for variant in chosen}
     taken: dict[str, list[dict[str, int]]] = {name: [] for name in models}
-    for at, token in enumerate(subject.tokens[: tokens + warmup]):
+    stretches = ((0, warmup), (warmup + tokens // 2 - _UNTIMED, warmup + tokens // 2))
+    for first, timed in stretches:
         for variant in chosen:
-            if at < warmup and variant.model["mode"] == "dense":
-                continue  # keeps nothing of a token
             model = models[variant.name]
-            before = _counters(model)
-            model.decode([token])
-            after = _counters(model)
-            if at >= warmup:
-                taken[variant.name].append({name: after[name] - before[name] for name in after})
+            # Dense mode keeps nothing of a token.
+            begin = max(first, timed - _UNTIMED) if variant.model["mode"] == "dense" else first
+            for at in range(begin, timed + tokens // 2):
+                before = _counters(model)
+                model.decode([subject.tokens[at]])
+                after = _counters(model)
+                if at >= timed:
+                    taken[variant.name].append({name: after[name] - before[name] for name in after})
     naive = statistics.median(row["total_ns"] for row in taken[NAIVE])
     rows = []
     for variant in chosen:
@@ -116,11 +122,11 @@ def measure(subject: Subject, active: float, threads: int, tokens: int, warmup: 
     return rows
 
 
-def coverage(subject: Subject, threads: int, tokens: int, warmup: int) -> list[dict[str, float]]:
+def coverage(subject: Subject, threads: int, tokens: int, warmup: int) -> list[dict[str, float | None]]:
     """What selected mode computes of the neurons that exact mode needs for the same text, those whose
     abs(h) * importance is over the threshold, by the share of neurons that the selector chooses: by that alone,
-    and with what is resident when half of the neurons are. Each mode decodes on its own, so what selected mode has
-    lost in earlier layers and tokens counts too.
+    and with what is resident when half of the neurons are (None where more are selected than that). Each mode
+    decodes on its own, so what selected mode has lost in earlier layers and tokens counts too.
     """
     pack = subject.open()
     text = subject.tokens[: tokens + warmup]
@@ -143,13 +149,16 @@ def coverage(subject: Subject, threads: int, tokens: int, warmup: int) -> list[d
     for factor in SHARES:
         share = min(1.0, factor * active)
         chosen = computed("selected", 1, select_share=share, **alone)
-        with_resident = computed("selected", 0.5, select_share=share, window_tokens=UNLIMITED)
         rows.append(
             {
                 "active_share": active,
                 "selected_share": share,
                 "found": _found(needed, chosen),
-                "found_with_resident": _found(needed, with_resident),
+                "found_with_resident": (
+                    _found(needed, computed("selected", 0.5, select_share=share, window_tokens=UNLIMITED))
+                    if share < 0.5
+                    else None
+                ),
             }
         )
     return rows

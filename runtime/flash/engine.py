@@ -21,8 +21,9 @@ Mode = Literal["dense", "exact", "selected"]
 Ids = np.ndarray | Sequence[int]
 
 UNLIMITED = 0xFFFFFFFF  # window_tokens, pinned_neurons: as much as the budget holds
+MOST = 0xFFFFFFFE  # pinned_neurons: four fifths of what the budget holds, the rest is the window's
 
-_BUNDLING, _MERGING, _COMPUTE_RESIDENT = 1, 2, 4
+_BUNDLING, _MERGING, _COMPUTE_RESIDENT, _IO_URING = 1, 2, 4, 8
 _KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 _SELECTORS = {"pack": 0, "hot": 3}
 _MODES = {"dense": 0, "exact": 1, "selected": 2}
@@ -34,7 +35,7 @@ class SessionOptions:
     """How a session computes; flash.h has the details of each field.
 
     budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
-    compute_resident) are there to measure what each is worth.
+    compute_resident, io_uring) are there to measure what each is worth.
     """
 
     budget_bytes: int
@@ -48,19 +49,21 @@ class SessionOptions:
     bundling: bool = True
     merging: bool = True
     compute_resident: bool = True
+    io_uring: bool = True
     kernels: str = "auto"
     selector: str = "pack"
 
     def native(self) -> _flash.Options:
         options = load_native().Options()
         techniques = (
-            (_BUNDLING, self.bundling), (_MERGING, self.merging), (_COMPUTE_RESIDENT, self.compute_resident)
+            (_BUNDLING, self.bundling), (_MERGING, self.merging), (_COMPUTE_RESIDENT, self.compute_resident),
+            (_IO_URING, self.io_uring),
         )  # fmt: skip
         options.techniques = sum(flag for flag, on in techniques if on)
         options.kernels = _named(_KERNELS, "kernels", self.kernels)
         options.selector = _named(_SELECTORS, "selector", self.selector)
         for item in fields(self):
-            if item.name not in ("bundling", "merging", "compute_resident", "kernels", "selector"):
+            if item.name not in ("bundling", "merging", "compute_resident", "io_uring", "kernels", "selector"):
                 setattr(options, item.name, getattr(self, item.name))
         return options
 

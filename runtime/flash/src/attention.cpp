@@ -66,8 +66,7 @@ void Attention::attend(uint32_t layer, uint32_t count, const float* q, float* ou
   };
   const size_t bytes = size_t{heads_} * count * 2 * cache_.shape().row_bytes();
   if (bytes < kForkBytes) return some(0, heads_, 0);
-  const uint32_t threads = pool_.threads();
-  pool_.run([&](uint32_t thread) { some(heads_ * thread / threads, heads_ * (thread + 1) / threads, thread); });
+  pool_.run(heads_, [&](uint32_t head, uint32_t thread) { some(head, head + 1, thread); });
 }
 
 void Attention::attend_head(uint32_t layer, uint32_t head, uint32_t count, const float* q, float* out,

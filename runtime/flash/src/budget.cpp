@@ -18,14 +18,18 @@ void require(bool holds, const std::string& message) {
   if (!holds) fail(HH_FLASH_INVALID_ARGUMENT, message);
 }
 
+bool pins_what_fits(const Options& options) {
+  return options.pinned_neurons == HH_FLASH_PIN_ALL || options.pinned_neurons == HH_FLASH_PIN_MOST;
+}
+
 void check(const Pack& pack, const Options& options) {
-  constexpr uint32_t known = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT;
+  constexpr uint32_t known = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING;
   require((options.techniques & ~known) == 0, "options.techniques has unknown flags.");
   require(options.reader_threads >= 1 && options.reader_threads <= kMaxReaders, "reader_threads must be 1 to 256.");
   require(options.compute_threads >= 1 && options.compute_threads <= kMaxComputeThreads,
           "compute_threads must be 1 to 64.");
   require(options.chunk_bytes <= kMaxChunkBytes, "chunk_bytes must be at most 64 MiB.");
-  require(options.pinned_neurons == HH_FLASH_PIN_ALL || options.pinned_neurons <= pack.layout().d_ff,
+  require(pins_what_fits(options) || options.pinned_neurons <= pack.layout().d_ff,
           "pinned_neurons must be at most " + std::to_string(pack.layout().d_ff) + ", the layer's neurons.");
   require(options.select_share >= 0 && options.select_share <= 1, "select_share must be 0 to 1.");
   require(options.kernels <= HH_FLASH_KERNELS_NEON, "options.kernels must be of hh_flash_kernels.");
@@ -51,7 +55,7 @@ ReadPolicy read_policy(const Pack& pack, const Options& options) {
 Options default_options() {
   Options options{};
   options.struct_bytes = sizeof options;
-  options.techniques = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT;
+  options.techniques = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING;
   options.reader_threads = 16;
   options.compute_threads = 2;
   options.window_tokens = 5;
@@ -67,12 +71,13 @@ Budget::Budget(const Pack& pack, const Options& options, uint32_t block_tokens)
   policy = read_policy(pack, options);
   row_bytes = uint64_t{layout.bundle_stride} + Table::kBytesPerRow;
 
-  const uint64_t partial = uint64_t{options.compute_threads} * block_tokens * layout.shape.d_model * sizeof(float);
+  const uint64_t outputs = kPartsPerThread * options.compute_threads;
+  const uint64_t partial = outputs * block_tokens * layout.shape.d_model * sizeof(float);
   const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
   const uint64_t batches = 4 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
-  const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 2 * sizeof(uint32_t) + sizeof(uint8_t*)};
+  const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 3 * sizeof(uint32_t) + sizeof(uint8_t*)};
   const uint64_t threads = (uint64_t{options.reader_threads} + options.compute_threads) * kBytesPerThread;
-  const uint64_t pinned = options.pinned_neurons == HH_FLASH_PIN_ALL ? 0 : options.pinned_neurons;
+  const uint64_t pinned = pins_what_fits(options) ? 0 : options.pinned_neurons;
   buffer_bytes = uint64_t{options.reader_threads} * policy.chunk_bytes;
   tensor_bytes = pack.held_bytes();
   bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + threads + Selector::scratch_bytes(layout);

@@ -19,6 +19,7 @@ class File {
 
   uint64_t size() const { return size_; }  // when it was opened
   bool direct() const { return direct_; }
+  int descriptor() const { return descriptor_; }
   uint32_t alignment() const { return alignment_; }  // of offset, size and memory of a read
 
   // Reads exactly `bytes`. Throws Error(HH_FLASH_IO) when the system fails or the file has become shorter. Thread-safe.

@@ -34,10 +34,10 @@ void multiply(const Kernels& kernels, ComputePool& pool, const float* x, std::in
     bytes += size_t{product.matrix->rows} * product.matrix->format.part_bytes();
   }
   if (bytes < kForkBytes) return multiply_range(kernels, x, products, 0, rows);
-  const size_t threads = pool.threads();
-  // Shares of whole blocks, so that no thread treats rows one by one.
-  const auto start = [&](size_t thread) { return std::min(rows, (rows * thread / threads + 3) / 4 * 4); };
-  pool.run([&](uint32_t thread) { multiply_range(kernels, x, products, start(thread), start(thread + 1)); });
+  const size_t parts = std::min(kPartsPerThread * pool.threads(), bytes / kForkBytes + 1);
+  // Whole blocks, so that no part treats rows one by one.
+  const auto start = [&](size_t part) { return std::min(rows, (rows * part / parts + 3) / 4 * 4); };
+  pool.run(parts, [&](uint32_t part, uint32_t) { multiply_range(kernels, x, products, start(part), start(part + 1)); });
 }
 
 void copy_row(const Kernels& kernels, const Matrix& matrix, size_t index, float* out) {

@@ -22,6 +22,9 @@ ModelBudget affordable_budget(const Pack& pack, const ModelOptions& options) {
 Options session_options(const ModelOptions& options, const ModelBudget& budget) {
   Options session = options.session;
   session.budget_bytes -= budget.model_bytes;
+  // Where every neuron is needed in each token, a window would hold none longer than a pin does.
+  const bool every = options.mode != HH_FLASH_SELECTED;
+  if (every && session.pinned_neurons == HH_FLASH_PIN_MOST) session.pinned_neurons = HH_FLASH_PIN_ALL;
   return session;
 }
 
@@ -94,6 +97,7 @@ void Model::decode(Span<const uint32_t> tokens, float* logits, bool all) {
 
 void Model::append(Span<const uint32_t> tokens, float* logits, bool all) {
   require_tokens(tokens);
+  const ComputePool::Awake awake(session_.pool());
   const uint32_t before = position_;
   // A selector chooses for one token. For many, reading everything once is quicker than each token's own choice, and
   // nothing is missed.

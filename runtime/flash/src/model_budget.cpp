@@ -45,6 +45,8 @@ ModelOptions default_model_options() {
   options.kv_dtype = HH_FLASH_FP32;
   options.read_ahead = 1;
   options.session = default_options();
+  options.session.window_tokens = HH_FLASH_WINDOW_UNLIMITED;
+  options.session.pinned_neurons = HH_FLASH_PIN_MOST;
   return options;
 }
 

@@ -116,7 +116,7 @@ void ModelWeights::refuse_unknown(const ResidentFile& file) const {
 
 void ModelWeights::read(const Pack& pack) {
   const ResidentFile file = pack.resident();
-  memory_ = allocate_aligned<uint8_t>(static_cast<size_t>(bytes_));
+  memory_ = allocate_large<uint8_t>(static_cast<size_t>(bytes_));
   uint8_t* at = memory_.get();
   for (const Wanted& wanted : wanted_) {
     file.read(wanted.tensor, at);

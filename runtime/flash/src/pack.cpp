@@ -63,7 +63,7 @@ const uint8_t* Pack::take(const ResidentFile& file, const std::string& name, con
                           const std::vector<uint64_t>& shape, bool required) {
   const TensorEntry* tensor = file.find(name, dtype, shape, required);
   if (tensor == nullptr) return nullptr;
-  tensors_.push_back(allocate_aligned<uint8_t>(static_cast<size_t>(tensor->bytes)));
+  tensors_.push_back(allocate_large<uint8_t>(static_cast<size_t>(tensor->bytes)));
   file.read(*tensor, tensors_.back().get());
   held_bytes_ += tensor->bytes;
   return tensors_.back().get();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <numeric>
 
 #include "clock.h"
 
@@ -13,6 +14,9 @@ struct Range {
   uint32_t first;
   uint32_t bytes;
 };
+
+constexpr uint32_t kRings = 2;            // one alone would take as long to begin and to end small reads as they take
+constexpr size_t kSubmittedAtOnce = 8;  // the first are under way while the next are prepared
 
 // What to read of a bundle, from its start. The last part takes the bias along.
 Range wanted(const BundleShape& shape, uint8_t part) {
@@ -83,18 +87,24 @@ bool ReadBatch::awaited_are_there() const {
   return std::all_of(awaited_.begin(), awaited_.end(), [](const ReadJob& job) { return job.buffer != nullptr; });
 }
 
-ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t threads,
-                       uint32_t chunk_bytes)
+ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t reads,
+                       uint32_t chunk_bytes, bool uring)
     : file_(file),
       layout_(layout),
       cancelled_(cancelled),
-      buffers_(allocate_aligned<uint8_t>(size_t{threads} * chunk_bytes)) {
+      count_(reads),
+      buffers_(allocate_aligned<uint8_t>(size_t{reads} * chunk_bytes)) {
   queue_.reserve(4);  // a session's batches
-  free_buffers_.reserve(threads);
-  for (uint32_t i = 0; i < threads; ++i) free_buffers_.push_back(buffers_.get() + size_t{i} * chunk_bytes);
-  workers_.reserve(threads);
+  free_buffers_.reserve(reads);
+  for (uint32_t i = 0; i < reads; ++i) free_buffers_.push_back(buffers_.get() + size_t{i} * chunk_bytes);
+  const uint32_t depth = (reads + kRings - 1) / kRings;
+  for (uint32_t i = 0; uring && i < kRings; ++i) {
+    if (auto ring = Ring::open(depth)) rings_.push_back(std::move(ring));
+  }
+  workers_.reserve(reads + kRings);
   try {
-    for (uint32_t i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    for (const auto& ring : rings_) workers_.emplace_back([this, &ring, depth] { work_with(*ring, depth); });
+    for (uint32_t i = 0; rings_.empty() && i < reads; ++i) workers_.emplace_back([this] { work(); });
   } catch (...) {
     stop();
     throw;
@@ -182,63 +192,114 @@ void ReaderPool::reset_counters() {
   reading_since_ = now_ns();
 }
 
+ReaderPool::Claim ReaderPool::claim() {
+  ReadBatch& batch = *queue_.front();
+  ReadJob& job = batch.jobs_[batch.claimed_++];
+  if (batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
+  const Claim claim{&batch, &job, free_buffers_.back(), now_ns()};
+  free_buffers_.pop_back();
+  if (reading_++ == 0) reading_since_ = claim.started;
+  return claim;
+}
+
 void ReaderPool::work() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (true) {
     // A buffer is taken together with a job, so a job that was claimed always ends, and streams cannot lock up.
-    work_.wait(lock, [&] { return stopping_ || (!queue_.empty() && !free_buffers_.empty()); });
+    work_.wait(lock, [&] { return stopping_ || can_claim(); });
     if (stopping_) return;
-    ReadBatch& batch = *queue_.front();
-    ReadJob& job = batch.jobs_[batch.claimed_++];
-    if (batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
-    uint8_t* const buffer = free_buffers_.back();
-    free_buffers_.pop_back();
-    const bool more = !queue_.empty() && !free_buffers_.empty();
-    const uint64_t started = now_ns();
-    if (reading_++ == 0) reading_since_ = started;
-    lock.unlock();
+    const Claim claimed = claim();
     // Each wakes the next, so that the thread that computes wakes one only.
-    if (more) work_.notify_one();
-
-    hh_flash_status failure = HH_FLASH_OK;
-    std::string message;
-    try {
-      read(batch, job, buffer);
-    } catch (const Error& error) {
-      failure = error.status();
-      message = error.what();
-    } catch (const std::exception& error) {
-      failure = HH_FLASH_INTERNAL;
-      message = error.what();
-    }
-    lock.lock();
-    const uint64_t ended = now_ns();
-    if (--reading_ == 0) counters_.busy_ns += ended - reading_since_;
-    ++batch.finished_;
-    if (failure == HH_FLASH_OK) {
-      ++counters_.reads;
-      counters_.bytes_read += job.bytes;
-      counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, job.part).bytes;
-      counters_.read_ns += ended - started;
-    } else if (batch.failure_ == HH_FLASH_OK) {
-      batch.failure_ = failure;
-      batch.message_ = std::move(message);
-      give_up(batch);
-    }
-    if (failure == HH_FLASH_OK && batch.streams()) {
-      job.buffer = buffer;
-    } else {
-      free_buffers_.push_back(buffer);
-    }
-    const bool awaited = !batch.awaited_.empty() && (batch.failure_ != HH_FLASH_OK || batch.awaited_are_there());
-    if (awaited || batch.finished_ == batch.end_) done_.notify_all();
+    if (can_claim()) work_.notify_one();
+    finish(claimed, 0, lock);
   }
 }
 
-void ReaderPool::read(const ReadBatch& batch, const ReadJob& job, uint8_t* buffer) const {
+void ReaderPool::work_with(Ring& ring, uint32_t depth) {
+  std::vector<Claim> claims(depth);
+  std::vector<uint32_t> free(depth);  // places in claims
+  std::iota(free.begin(), free.end(), 0u);
+  std::vector<uint32_t> prepared;
+  prepared.reserve(depth);
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto end = [&](uint32_t place, int64_t got) {
+    finish(claims[place], got, lock);
+    free.push_back(place);
+  };
+  while (true) {
+    if (free.size() == depth) {
+      work_.wait(lock, [&] { return stopping_ || can_claim(); });
+      if (stopping_) return;
+    }
+    prepared.clear();
+    while (can_claim() && !free.empty() && prepared.size() < kSubmittedAtOnce) {
+      const uint32_t place = free.back();
+      free.pop_back();
+      claims[place] = claim();
+      prepared.push_back(place);
+      const ReadJob& job = *claims[place].job;
+      ring.prepare(file_.descriptor(), job.offset, claims[place].buffer, job.bytes, place);
+    }
+    const bool more = can_claim();
+    lock.unlock();
+    if (more) work_.notify_one();
+    // Ended some at a time: one by one, that would take as long as reading.
+    const auto under_way = static_cast<uint32_t>(depth - free.size());
+    const uint32_t refused = ring.submit(more && !free.empty() ? 0 : (under_way + 3) / 4);
+    lock.lock();
+    for (size_t i = prepared.size() - refused; i < prepared.size(); ++i) end(prepared[i], 0);
+    uint64_t place;
+    int64_t got;
+    while (ring.pop(place, got)) end(static_cast<uint32_t>(place), got);
+  }
+}
+
+void ReaderPool::finish(const Claim& claim, int64_t got, std::unique_lock<std::mutex>& lock) {
+  ReadBatch& batch = *claim.batch;
+  ReadJob& job = *claim.job;
+  lock.unlock();
+  hh_flash_status failure = HH_FLASH_OK;
+  std::string message;
+  try {
+    read(claim, got);
+  } catch (const Error& error) {
+    failure = error.status();
+    message = error.what();
+  } catch (const std::exception& error) {
+    failure = HH_FLASH_INTERNAL;
+    message = error.what();
+  }
+  lock.lock();
+  const uint64_t ended = now_ns();
+  if (--reading_ == 0) counters_.busy_ns += ended - reading_since_;
+  ++batch.finished_;
+  if (failure == HH_FLASH_OK) {
+    ++counters_.reads;
+    counters_.bytes_read += job.bytes;
+    counters_.bytes_wanted += uint64_t{job.count} * wanted(layout_.shape, job.part).bytes;
+    counters_.read_ns += ended - claim.started;
+  } else if (batch.failure_ == HH_FLASH_OK) {
+    batch.failure_ = failure;
+    batch.message_ = std::move(message);
+    give_up(batch);
+  }
+  if (failure == HH_FLASH_OK && batch.streams()) {
+    job.buffer = claim.buffer;
+  } else {
+    free_buffers_.push_back(claim.buffer);
+  }
+  const bool awaited = !batch.awaited_.empty() && (batch.failure_ != HH_FLASH_OK || batch.awaited_are_there());
+  if (awaited || batch.finished_ == batch.end_) done_.notify_all();
+}
+
+void ReaderPool::read(const Claim& claim, int64_t got) const {
   if (cancelled_) fail(HH_FLASH_CANCELLED, "The session was cancelled.");
-  file_.read(job.offset, buffer, job.bytes);
-  if (batch.streams()) return;
+  // Also where an io_uring gave less or failed: what is wrong is found and named here.
+  if (got != claim.job->bytes) file_.read(claim.job->offset, claim.buffer, claim.job->bytes);
+  if (!claim.batch->streams()) place(*claim.batch, *claim.job, claim.buffer);
+}
+
+void ReaderPool::place(const ReadBatch& batch, const ReadJob& job, const uint8_t* buffer) const {
   const Range range = wanted(layout_.shape, job.part);
   BundleOffsets offset_of(layout_, batch.layer_);
   for (uint32_t i = job.first; i < job.first + job.count; ++i) {

@@ -1,9 +1,11 @@
-// A pool of threads that read bundles: into rows of a table, or into buffers for the caller to compute from.
+// Reads of bundles: into rows of a table, or into buffers for the caller to compute from. They are made by as many threads
+// as reads are to be under way, or by two with an io_uring each.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -12,6 +14,7 @@
 #include "file.h"
 #include "format.h"
 #include "memory.h"
+#include "ring.h"
 
 namespace handheld::flash {
 
@@ -100,8 +103,9 @@ struct ReadCounters {
 class ReaderPool {
  public:
   // `layout` and `file` outlive the pool; so does `cancelled`, which makes reads fail with HH_FLASH_CANCELLED.
-  ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t threads,
-             uint32_t chunk_bytes);
+  // `reads`: how many may be under way, with a buffer of chunk_bytes each. `uring`: through io_uring where there is one.
+  ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t reads,
+             uint32_t chunk_bytes, bool uring);
   ~ReaderPool();
   ReaderPool(const ReaderPool&) = delete;
   ReaderPool& operator=(const ReaderPool&) = delete;
@@ -120,21 +124,38 @@ class ReaderPool {
   // Gives up what was not read, waits for what is under way and takes all buffers back. Safe in any state.
   void drain(ReadBatch& batch) noexcept;
 
-  uint32_t threads() const { return static_cast<uint32_t>(workers_.size()); }
+  uint32_t buffers() const { return count_; }
   ReadCounters counters();
   void reset_counters();
 
  private:
+  // A job that is being read.
+  struct Claim {
+    ReadBatch* batch;
+    ReadJob* job;
+    uint8_t* buffer;
+    uint64_t started;
+  };
+
   void work();
+  void work_with(Ring& ring, uint32_t depth);
   void stop();
-  void read(const ReadBatch& batch, const ReadJob& job, uint8_t* buffer) const;
+  bool can_claim() const { return !stopping_ && !queue_.empty() && !free_buffers_.empty(); }
+  Claim claim();
+  // `got`: bytes that are in the buffer already.
+  void read(const Claim& claim, int64_t got) const;
+  void place(const ReadBatch& batch, const ReadJob& job, const uint8_t* buffer) const;
+  // Reads what is missing, with the mutex released, and takes note of the end.
+  void finish(const Claim& claim, int64_t got, std::unique_lock<std::mutex>& lock);
   void throw_failure(const ReadBatch& batch) const;
   void give_up(ReadBatch& batch);
 
   const File& file_;
   const Layout& layout_;
   const std::atomic<bool>& cancelled_;
+  const uint32_t count_;  // of buffers
   AlignedArray<uint8_t> buffers_;
+  std::vector<std::unique_ptr<Ring>> rings_;
 
   std::mutex mutex_;
   std::condition_variable work_;
@@ -143,7 +164,7 @@ class ReaderPool {
   std::vector<uint8_t*> free_buffers_;
   std::vector<ReadBatch*> queue_;  // by priority
   ReadCounters counters_;
-  uint32_t reading_ = 0;  // threads inside a read
+  uint32_t reading_ = 0;  // jobs under way
   uint64_t reading_since_ = 0;
   std::vector<std::thread> workers_;
 };

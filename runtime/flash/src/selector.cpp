@@ -15,10 +15,10 @@ struct Part {
   uint32_t last;
 };
 
-// The share of `count` rows that a thread treats.
-Part part_of(uint32_t count, uint32_t thread, uint32_t threads) {
-  return {static_cast<uint32_t>(uint64_t{count} * thread / threads),
-          static_cast<uint32_t>(uint64_t{count} * (thread + 1) / threads)};
+// Rows first .. last in equal parts.
+Part part_of(uint32_t first, uint32_t last, uint32_t part, size_t parts) {
+  const uint64_t count = last - first;
+  return {first + static_cast<uint32_t>(count * part / parts), first + static_cast<uint32_t>(count * (part + 1) / parts)};
 }
 
 constexpr float kNoNoise[2] = {};
@@ -52,22 +52,30 @@ uint64_t Selector::scratch_bytes(const Layout& layout) {
   return uint64_t{layout.d_ff} * 2 * sizeof(float) + uint64_t{layout.shape.d_model} * 4;
 }
 
-void Selector::select(uint32_t layer, const float* x, Span<uint8_t> marks) {
+size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, uint32_t* selected) {
   const LayerTensors& tensors = pack_.layer(layer);
+  // A share is of all neurons, so all of them are ranked.
+  const uint32_t first = share_ == 0 ? skipped : 0;
   switch (kind_) {
     case HH_FLASH_SELECTOR_LOW_RANK:
-      score_low_rank(tensors, x);
+      score_low_rank(tensors, x, first);
       break;
     case HH_FLASH_SELECTOR_TERNARY:
-      score_ternary(tensors, x);
+      score_ternary(tensors, x, first);
       break;
     case HH_FLASH_SELECTOR_HOT:
-      return;
+      return 0;
     default:
       fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
   }
   const float lowest = cut(tensors);
-  for (size_t i = 0; i < scores_.size(); ++i) marks[i] = scores_[i] > lowest ? 1 : 0;
+  size_t count = 0;
+  for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
+    // Without a branch, which could not be foreseen. There is room, as no more than i are selected before i.
+    selected[count] = i;
+    count += scores_[i] > lowest ? 1 : 0;
+  }
+  return count;
 }
 
 // Scores above this are selected.
@@ -83,17 +91,18 @@ float Selector::cut(const LayerTensors& tensors) {
   return *next;
 }
 
-void Selector::score_low_rank(const LayerTensors& tensors, const float* x) {
+void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first) {
   const Layout& layout = pack_.layout();
   const uint32_t rank = layout.selector_size;
   const RowFormat a{HH_FLASH_FP16, layout.shape.d_model, 0};
   const RowFormat b{HH_FLASH_FP16, rank, 0};
-  pool_.run([&](uint32_t thread) {
-    const Part part = part_of(rank, thread, pool_.threads());
+  const size_t parts = kPartsPerThread * pool_.threads();
+  pool_.run(parts, [&](uint32_t index, uint32_t) {
+    const Part part = part_of(0, rank, index, parts);
     multiply_rows(kernels_, a, tensors.selector_a, part.first, part.last, x, hidden_.data());
   });
-  pool_.run([&](uint32_t thread) {
-    const Part part = part_of(layout.d_ff, thread, pool_.threads());
+  pool_.run(parts, [&](uint32_t index, uint32_t) {
+    const Part part = part_of(first, layout.d_ff, index, parts);
     multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, hidden_.data(), scores_.data());
     if (tensors.selector_bias == nullptr) return;
     for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
@@ -118,25 +127,26 @@ void Selector::quantise(const float* x) {
   }
 }
 
-void Selector::score_ternary(const LayerTensors& tensors, const float* x) {
+void Selector::score_ternary(const LayerTensors& tensors, const float* x, uint32_t first) {
   const Layout& layout = pack_.layout();
   const BundleShape& shape = layout.shape;
   quantise(x);
   const QuantisedVector input{values_.data(), scales_.data(), offsets_.data(), shape.d_model, layout.selector_size};
   const size_t row_bytes = ternary_row_bytes(layout);
-  const size_t parts = shape.gated ? 2 : 1;  // of a neuron: gate and up, or up alone
-  pool_.run([&](uint32_t thread) {
-    const Part part = part_of(layout.d_ff, thread, pool_.threads());
+  const size_t rows = shape.gated ? 2 : 1;  // of a neuron: gate and up, or up alone
+  const size_t parts = kPartsPerThread * pool_.threads();
+  pool_.run(parts, [&](uint32_t index, uint32_t) {
+    const Part part = part_of(first, layout.d_ff, index, parts);
     constexpr uint32_t kNeurons = 64;
     float products[2 * kNeurons];
-    for (uint32_t first = part.first; first < part.last; first += kNeurons) {
-      const uint32_t some = std::min(kNeurons, part.last - first);
-      kernels_.ternary_dots(tensors.selector_rows + first * row_bytes, some * parts, input, products);
+    for (uint32_t at = part.first; at < part.last; at += kNeurons) {
+      const uint32_t some = std::min(kNeurons, part.last - at);
+      kernels_.ternary_dots(tensors.selector_rows + at * row_bytes, some * rows, input, products);
       for (uint32_t i = 0; i < some; ++i) {
-        const float bias = tensors.selector_bias == nullptr ? 0 : tensors.selector_bias[first + i];
-        const float* noise = tensors.selector_noise == nullptr ? kNoNoise : tensors.selector_noise + (first + i) * parts;
-        scores_[first + i] = expected_activation(shape, products + i * parts, bias, noise) *
-                             (tensors.importance == nullptr ? 1.0f : tensors.importance[first + i]);
+        const float bias = tensors.selector_bias == nullptr ? 0 : tensors.selector_bias[at + i];
+        const float* noise = tensors.selector_noise == nullptr ? kNoNoise : tensors.selector_noise + (at + i) * rows;
+        scores_[at + i] = expected_activation(shape, products + i * rows, bias, noise) *
+                          (tensors.importance == nullptr ? 1.0f : tensors.importance[at + i]);
       }
     }
   });

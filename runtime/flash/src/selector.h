@@ -17,14 +17,16 @@ class Selector {
   // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons.
   Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share);
 
-  // Adds 1 to marks[position] of each selected neuron; marks has d_ff zeros.
-  void select(uint32_t layer, const float* x, Span<uint8_t> marks);
+  // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
+  // threshold decides, the first `skipped` positions are left out, as they are computed anyway.
+  size_t select(uint32_t layer, const float* x, uint32_t skipped, uint32_t* selected);
 
   static uint64_t scratch_bytes(const Layout& layout);
 
  private:
-  void score_low_rank(const LayerTensors& tensors, const float* x);
-  void score_ternary(const LayerTensors& tensors, const float* x);
+  // Sets scores_[first ..].
+  void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first);
+  void score_ternary(const LayerTensors& tensors, const float* x, uint32_t first);
   void quantise(const float* x);
   float cut(const LayerTensors& tensors);
 

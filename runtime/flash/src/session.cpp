@@ -9,26 +9,9 @@
 namespace handheld::flash {
 namespace {
 
-// Marks of a position during one call.
-constexpr uint8_t kIdle = 0;
-constexpr uint8_t kSelected = 1;
-constexpr uint8_t kLoading = 2;  // selected, and its row is being read
+constexpr double kPinnedShare = 0.8;  // of a table's rows, with HH_FLASH_PIN_MOST
 
 constexpr size_t kCachedBytes = 128 * 1024;  // of weights that a block's tokens are multiplied with in turn
-
-// Calls visit(position) for every mark that is not kIdle. Most are idle, so eight are looked at together.
-template <typename Visit>
-void for_each_marked(Span<const uint8_t> marks, Visit visit) {
-  for (size_t first = 0; first < marks.size(); first += 8) {
-    const size_t last = std::min(marks.size(), first + 8);
-    uint64_t eight = 0;
-    std::memcpy(&eight, marks.data() + first, last - first);
-    if (eight == 0) continue;
-    for (size_t position = first; position < last; ++position) {
-      if (marks[position] != kIdle) visit(static_cast<uint32_t>(position));
-    }
-  }
-}
 
 Budget affordable_budget(const Pack& pack, const Options& options, uint32_t block_tokens) {
   Budget budget(pack, options, block_tokens);
@@ -50,7 +33,8 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
       selector_(*pack_, kernels_, compute_,
                 options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
                 options.select_share),
-      reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes) {
+      reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes,
+              (options.techniques & HH_FLASH_IO_URING) != 0) {
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
   size_t rows = 0;
   for (const uint32_t capacity : capacities) rows += capacity;
@@ -65,11 +49,12 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
     batch->reserve(layout_.d_ff, budget_.policy, layout_.shape);
   }
   marks_.resize(layout_.d_ff);
+  chosen_.resize(layout_.d_ff);
   active_.resize(layout_.d_ff);
   overflow_.reserve(layout_.d_ff);
   bundles_.resize(layout_.d_ff);
   positions_.resize(layout_.d_ff);
-  partial_ = allocate_aligned<float>(size_t{options.compute_threads} * block_tokens * layout_.shape.d_model);
+  partial_ = allocate_aligned<float>(outputs() * block_tokens * layout_.shape.d_model);
   read_pinned();
   reset();
 }
@@ -83,7 +68,9 @@ Session::~Session() {
 void Session::read_pinned() {
   for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) {
     Table& table = tables_[layer];
-    const uint32_t pinned = std::min(options_.pinned_neurons, table.capacity());
+    const uint32_t most = static_cast<uint32_t>(table.capacity() * kPinnedShare);
+    const uint32_t pinned =
+        options_.pinned_neurons == HH_FLASH_PIN_MOST ? most : std::min(options_.pinned_neurons, table.capacity());
     if (pinned == 0) continue;
     loads_.begin(layer, table.row(0));
     for (uint32_t position = 0; position < pinned; ++position) loads_.add({position, table.pin(position)});
@@ -112,10 +99,11 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
                            bool use_selector, float* y, uint32_t next) {
   if (mode != HH_FLASH_SELECTED) return feed_forward_block(layer, mode == HH_FLASH_EXACT, x, 1, y, next);
   require_usable(layer);
+  const ComputePool::Awake awake(compute_);
   // Buffers that hold what nobody will ask for would be missing elsewhere.
   drop_ahead();
   begin(layer, x, 1);
-  mark(layer, x, neurons, use_selector);
+  choose(layer, x, neurons, use_selector, computed_anyway(layer));
   run_selected(layer);
   finish_output(layer, y);
 }
@@ -124,6 +112,7 @@ void Session::feed_forward_block(uint32_t layer, bool exact, const float* x, uin
                                  uint32_t next) {
   require_usable(layer);
   if (tokens == 0 || tokens > block_tokens_) fail(HH_FLASH_INVALID_ARGUMENT, "A block has too many tokens, or none.");
+  const ComputePool::Awake awake(compute_);
   if (ahead_->layer() != layer) drop_ahead();
   begin(layer, x, tokens);
   run_all(layer, exact, next);
@@ -134,14 +123,19 @@ void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
   if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
   x_ = x;
   block_ = tokens;
-  begin_output();
+  fresh_output_ = true;
 }
 
-void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
+// The first positions, which are pinned: the selector need not look at them.
+uint32_t Session::computed_anyway(uint32_t layer) const {
+  return (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0 ? tables_[layer].pinned() : 0;
+}
+
+// With the selector, positions before `skipped` may be left out.
+void Session::choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped) {
   const Stopwatch stopwatch(counters_.select_ns);
-  std::fill(marks_.begin(), marks_.end(), kIdle);
   if (use_selector) {
-    selector_.select(layer, x, {marks_.data(), marks_.size()});
+    selected_ = {chosen_.data(), selector_.select(layer, x, skipped, chosen_.data())};
     return;
   }
   const LayerTensors& tensors = pack_->layer(layer);
@@ -150,35 +144,40 @@ void Session::mark(uint32_t layer, const float* x, Span<const uint32_t> neurons,
       fail(HH_FLASH_INVALID_ARGUMENT, "There is no neuron " + std::to_string(id) + ": a layer has " +
                                           std::to_string(layout_.d_ff) + ".");
     }
-    marks_[tensors.position(id)] = kSelected;
   }
+  for (const uint32_t id : neurons) marks_[tensors.position(id)] = 1;
+  size_t count = 0;
+  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+    chosen_[count] = position;
+    count += std::exchange(marks_[position], uint8_t{0});
+  }
+  selected_ = {chosen_.data(), count};
 }
 
-// Gives table rows to the marked neurons that have none, and plans their reads. What finds no row is in overflow_.
-void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
+// Gives table rows to the selected neurons that have none, and plans their reads. What finds no row is in overflow_.
+void Session::admit_selected(uint32_t layer, uint64_t token, ReadBatch& batch) {
   const Stopwatch stopwatch(counters_.table_ns);
   Table& table = tables_[layer];
   const uint32_t before = table.count();
   batch.begin(layer, table.row(0));
   overflow_.clear();
   if (options_.window_tokens == 0) table.expire(token, 0);
-  for_each_marked(marks_, [&](uint32_t position) {
-    ++counters_.neurons_selected;
+  for (const uint32_t position : selected_) {
     const uint32_t row = table.row_of(position);
     if (row == Table::kNone) {
       overflow_.push_back(position);
     } else {
-      ++counters_.cache_hits;
       table.touch(row, token);
     }
-  });
+  }
+  counters_.neurons_selected += selected_.size();
+  counters_.cache_hits += selected_.size() - overflow_.size();
   // Only now, as a neuron selected by this token must not lose its row to another of the same token.
   size_t kept = 0;
   for (const uint32_t position : overflow_) {
     if (table.admit(position, token, options_.window_tokens) == Table::kNone) {
       overflow_[kept++] = position;
     } else {
-      marks_[position] = kLoading;
       batch.add({position, 0});
     }
   }
@@ -195,7 +194,7 @@ void Session::admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch) {
 
 void Session::run_selected(uint32_t layer) {
   Table& table = tables_[layer];
-  admit_marked(layer, ++tokens_[layer], loads_);
+  admit_selected(layer, ++tokens_[layer], loads_);
   streams_->begin(layer, nullptr);
   for (const uint32_t position : overflow_) streams_->add({position, 0});
   streams_->plan(layout_, budget_.policy);
@@ -221,7 +220,10 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
   const size_t cached = std::max<size_t>(16, kCachedBytes / layout_.bundle_stride / 16 * 16);
   const size_t bundles_at_once = block_ == 1 ? count : cached;
   const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
-  const auto compute_part = [&](size_t first, size_t last, uint32_t thread) {
+  const size_t parts = outputs();
+  const bool fresh = std::exchange(fresh_output_, false);
+  const auto compute_part = [&](size_t first, size_t last, size_t part) {
+    if (fresh) clear_output(part, part + 1);
     fill(first, last);
     if (threshold != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
     for (size_t at = first; at < last; at += bundles_at_once) {
@@ -234,15 +236,17 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
         }
         compute_bundles(layout_.shape, kernels_, x_ + token * d_model, bundles_.data() + at, some,
                         threshold == nullptr ? nullptr : &activity,
-                        partial_.get() + (size_t{thread} * block_ + token) * d_model);
+                        partial_.get() + (part * block_ + token) * d_model);
       }
     }
   };
   if (count * layout_.bundle_stride < kForkBytes) {
+    if (fresh) clear_output(1, parts);
     compute_part(0, count, 0);
   } else {
-    const size_t threads = compute_.threads();
-    compute_.run([&](uint32_t thread) { compute_part(count * thread / threads, count * (thread + 1) / threads, thread); });
+    compute_.run(parts, [&](uint32_t part, uint32_t) {
+      compute_part(count * part / parts, count * (part + 1) / parts, part);
+    });
   }
   counters_.neurons_computed += count * block_;
 }
@@ -257,20 +261,26 @@ void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
 // Computes what is resident while the rest is being read, then the rest.
 void Session::load_and_compute(Table& table) {
   const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
-  size_t count = 0;
+  for (const Piece& piece : loads_.pieces()) marks_[piece.position] = 1;
+  const size_t pinned = all ? table.pinned() : 0;
+  size_t count = pinned;
   if (all) {
-    for (uint32_t row = 0; row < table.count(); ++row) {
-      if (marks_[table.position_of(row)] != kLoading) bundles_[count++] = table.row(row);
+    for (uint32_t row = table.pinned(); row < table.count(); ++row) {
+      if (marks_[table.position_of(row)] == 0) bundles_[count++] = table.row(row);
     }
   } else {
-    for_each_marked(marks_, [&](uint32_t position) {
+    for (const uint32_t position : selected_) {
       const uint32_t row = table.row_of(position);
-      if (marks_[position] == kSelected && row != Table::kNone) bundles_[count++] = table.row(row);
-    });
+      if (row != Table::kNone && marks_[position] == 0) bundles_[count++] = table.row(row);
+    }
   }
-  compute(count, [](size_t, size_t) {});
+  for (const Piece& piece : loads_.pieces()) marks_[piece.position] = 0;
+  compute(count, [&](size_t first, size_t last) {
+    for (size_t row = first; row < std::min(last, pinned); ++row) bundles_[row] = table.row(static_cast<uint32_t>(row));
+  });
   {
     const Stopwatch stopwatch(counters_.wait_ns);
+    const ComputePool::Awake resting(compute_, false);
     reader_.wait(loads_);
   }
   compute(loads_.pieces().size(), [&](size_t first, size_t last) {
@@ -319,7 +329,7 @@ void Session::plan_stream(uint32_t layer, ReadBatch& batch) {
   const Table& table = tables_[layer];
   batch.begin(layer, nullptr);
   if (table.count() < layout_.d_ff) {
-    for (uint32_t position = 0; position < layout_.d_ff; ++position) {
+    for (uint32_t position = table.pinned(); position < layout_.d_ff; ++position) {
       if (table.row_of(position) == Table::kNone) batch.add({position, 0});
     }
   }
@@ -357,12 +367,13 @@ void Session::drop_ahead() {
 // Half of the buffers are computed from while the other half is read into; always the same number, so that the order
 // of additions, and with it the result, does not depend on timing.
 void Session::stream_and_compute(uint32_t layer, bool exact) {
-  const size_t step = std::max<size_t>(1, reader_.threads() / 2);
+  const size_t step = std::max<size_t>(1, reader_.buffers() / 2);
   const size_t all = streams_->jobs().size();
   for (size_t first = 0; first < all; first += step) {
     const Span<const ReadJob> jobs = streams_->jobs().subspan(first, std::min(step, all - first));
     {
       const Stopwatch stopwatch(counters_.wait_ns);
+      const ComputePool::Awake resting(compute_, false);
       reader_.wait_for(*streams_, first, jobs.size());
     }
     const size_t count = jobs[jobs.size() - 1].first + jobs[jobs.size() - 1].count - jobs[0].first;
@@ -409,17 +420,20 @@ void Session::note_rows(uint32_t before, uint32_t after) {
   peak_rows_ = std::max(peak_rows_, row_count_);
 }
 
-void Session::begin_output() {
-  std::fill_n(partial_.get(), size_t{compute_.threads()} * block_ * layout_.shape.d_model, 0.0f);
+void Session::clear_output(size_t first, size_t last) {
+  const size_t size = size_t{block_} * layout_.shape.d_model;
+  std::fill_n(partial_.get() + first * size, (last - first) * size, 0.0f);
 }
 
 void Session::finish_output(uint32_t layer, float* y) {
+  const Stopwatch stopwatch(counters_.compute_ns);
+  if (fresh_output_) clear_output(0, outputs());
   const uint32_t d_model = layout_.shape.d_model;
   const size_t size = size_t{block_} * d_model;
   const float* bias = pack_->layer(layer).down_bias;
   std::copy_n(partial_.get(), size, y);
-  for (uint32_t thread = 1; thread < compute_.threads(); ++thread) {
-    const float* partial = partial_.get() + thread * size;
+  for (size_t part = 1; part < outputs(); ++part) {
+    const float* partial = partial_.get() + part * size;
     for (size_t i = 0; i < size; ++i) y[i] += partial[i];
   }
   if (bias != nullptr) {
@@ -432,8 +446,8 @@ void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neur
   require_usable(layer);
   drop_ahead();
   if (prefetching_) finish_prefetch();
-  mark(layer, x, neurons, use_selector);
-  admit_marked(layer, tokens_[layer] + 1, prefetches_);
+  choose(layer, x, neurons, use_selector, computed_anyway(layer));
+  admit_selected(layer, tokens_[layer] + 1, prefetches_);
   counters_.prefetched += prefetches_.pieces().size();
   prefetching_ = !prefetches_.pieces().empty();
   submit(prefetches_, Priority::kPrefetch);
@@ -462,12 +476,9 @@ void Session::undo(ReadBatch& batch) noexcept {
 
 size_t Session::select(uint32_t layer, const float* x, Span<uint32_t> ids) {
   require_usable(layer);
-  mark(layer, x, {}, true);
-  size_t count = 0;
-  for (uint32_t position = 0; position < layout_.d_ff; ++position) {
-    if (marks_[position] != kIdle) put_id(layer, position, count++, ids);
-  }
-  return count;
+  choose(layer, x, {}, true, 0);
+  for (size_t i = 0; i < selected_.size(); ++i) put_id(layer, selected_[i], i, ids);
+  return selected_.size();
 }
 
 size_t Session::resident(uint32_t layer, Span<uint32_t> ids) {

@@ -85,8 +85,9 @@ class Session {
 
   void require_usable(uint32_t layer) const;
   void read_pinned();
-  void mark(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
-  void admit_marked(uint32_t layer, uint64_t token, ReadBatch& batch);
+  uint32_t computed_anyway(uint32_t layer) const;
+  void choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped);
+  void admit_selected(uint32_t layer, uint64_t token, ReadBatch& batch);
   void finish_prefetch();
   void undo(ReadBatch& batch) noexcept;
   void submit(ReadBatch& batch, Priority priority);
@@ -108,7 +109,9 @@ class Session {
   void compute(size_t count, Fill fill, const float* threshold = nullptr, const float* importance = nullptr);
   template <typename Fill>
   void compute_all(uint32_t layer, bool exact, size_t count, Fill fill);
-  void begin_output();
+  // Parts of the arithmetic, each with a y of its own: which thread takes which part leaves no trace in the sum.
+  size_t outputs() const { return kPartsPerThread * compute_.threads(); }
+  void clear_output(size_t first, size_t last);
   void finish_output(uint32_t layer, float* y);
   void put_id(uint32_t layer, uint32_t position, size_t index, Span<uint32_t> ids) const;
 
@@ -137,12 +140,15 @@ class Session {
   // Scratch of one call, sized once.
   const float* x_ = nullptr;              // [block_][d_model]
   uint32_t block_ = 1;                    // tokens of the call
-  std::vector<uint8_t> marks_;            // by position
+  std::vector<uint8_t> marks_;            // by position; zeros but while they are used
+  std::vector<uint32_t> chosen_;
+  Span<const uint32_t> selected_;         // of chosen_: positions, ascending
   std::vector<uint32_t> overflow_;        // positions that no row was found for
   std::vector<const uint8_t*> bundles_;   // to compute
   std::vector<uint32_t> positions_;       // of bundles_, in exact mode
   std::vector<uint8_t> active_;           // of bundles_, in exact mode
-  AlignedArray<float> partial_;           // y of each thread, [threads][block_][d_model]
+  AlignedArray<float> partial_;           // y of each part, [outputs()][block_][d_model]
+  bool fresh_output_ = true;              // partial_ holds nothing of this call
   uint64_t row_count_ = 0;
   uint64_t peak_rows_ = 0;
   Counters counters_{};

@@ -9,28 +9,26 @@ Table::Table(uint32_t neurons, uint32_t capacity, uint32_t stride, uint8_t* rows
       stride_(stride),
       capacity_(capacity),
       row_of_(neurons, kNone),
-      position_of_(capacity, kNone),
-      last_used_(capacity, 0),
-      next_(size_t{capacity} + 1, capacity),
-      previous_(size_t{capacity} + 1, capacity) {}
+      entries_(size_t{capacity} + 1, Entry{0, kNone, capacity, capacity}) {}
 
 void Table::link_first(uint32_t row) {
-  const uint32_t second = next_[capacity_];
-  next_[row] = second;
-  previous_[row] = capacity_;
-  previous_[second] = row;
-  next_[capacity_] = row;
+  const uint32_t second = entries_[capacity_].next;
+  entries_[row].next = second;
+  entries_[row].previous = capacity_;
+  entries_[second].previous = row;
+  entries_[capacity_].next = row;
 }
 
 void Table::unlink(uint32_t row) {
-  next_[previous_[row]] = next_[row];
-  previous_[next_[row]] = previous_[row];
+  const Entry& entry = entries_[row];
+  entries_[entry.previous].next = entry.next;
+  entries_[entry.next].previous = entry.previous;
 }
 
 void Table::assign(uint32_t row, uint32_t position, uint64_t token) {
   row_of_[position] = row;
-  position_of_[row] = position;
-  last_used_[row] = token;
+  entries_[row].position = position;
+  entries_[row].last_used = token;
 }
 
 uint32_t Table::pin(uint32_t position) {
@@ -41,20 +39,22 @@ uint32_t Table::pin(uint32_t position) {
 }
 
 void Table::touch(uint32_t row, uint64_t token) {
-  if (row < pinned_ || last_used_[row] == token) return;
-  last_used_[row] = token;
+  if (row < pinned_ || entries_[row].last_used == token) return;
+  entries_[row].last_used = token;
   unlink(row);
   link_first(row);
 }
 
 bool Table::expired(uint32_t row, uint64_t token, uint64_t window) const {
-  return row != capacity_ && window != kNeverExpires && last_used_[row] < token && last_used_[row] + window <= token;
+  if (row == capacity_ || window == kNeverExpires) return false;
+  const uint64_t last_used = entries_[row].last_used;
+  return last_used < token && last_used + window <= token;
 }
 
 uint32_t Table::admit(uint32_t position, uint64_t token, uint64_t window) {
   uint32_t row = oldest();
-  if (expired(row, token, window) || (count_ == capacity_ && row != capacity_ && last_used_[row] < token)) {
-    row_of_[position_of_[row]] = kNone;
+  if (expired(row, token, window) || (count_ == capacity_ && row != capacity_ && entries_[row].last_used < token)) {
+    row_of_[entries_[row].position] = kNone;
     unlink(row);
     ++evictions_;
   } else if (count_ < capacity_) {
@@ -76,15 +76,16 @@ void Table::expire(uint64_t token, uint64_t window) {
 
 void Table::remove(uint32_t row) {
   unlink(row);
-  row_of_[position_of_[row]] = kNone;
+  row_of_[entries_[row].position] = kNone;
   const uint32_t last = --count_;
   if (row == last) return;
   std::memcpy(this->row(row), this->row(last), stride_);
-  assign(row, position_of_[last], last_used_[last]);
-  next_[row] = next_[last];
-  previous_[row] = previous_[last];
-  next_[previous_[row]] = row;
-  previous_[next_[row]] = row;
+  const Entry moved = entries_[last];
+  assign(row, moved.position, moved.last_used);
+  entries_[row].next = moved.next;
+  entries_[row].previous = moved.previous;
+  entries_[moved.previous].next = row;
+  entries_[moved.next].previous = row;
 }
 
 void Table::clear() {

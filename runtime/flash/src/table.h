@@ -21,14 +21,14 @@ class Table {
 
   // Bookkeeping per neuron of the layer and per row of capacity.
   static constexpr uint64_t kBytesPerNeuron = sizeof(uint32_t);
-  static constexpr uint64_t kBytesPerRow = sizeof(uint64_t) + 3 * sizeof(uint32_t);
+  static constexpr uint64_t kBytesPerRow = 24;
 
   uint32_t count() const { return count_; }
   uint32_t capacity() const { return capacity_; }
   uint32_t pinned() const { return pinned_; }
   uint8_t* row(uint32_t row) const { return rows_ + size_t{row} * stride_; }
   uint32_t row_of(uint32_t position) const { return row_of_[position]; }
-  uint32_t position_of(uint32_t row) const { return position_of_[row]; }
+  uint32_t position_of(uint32_t row) const { return entries_[row].position; }
 
   // Adds a row that is never given up. All pinned rows come before any other.
   uint32_t pin(uint32_t position);
@@ -50,7 +50,16 @@ class Table {
   void reset_evictions() { evictions_ = 0; }
 
  private:
-  uint32_t oldest() const { return previous_[capacity_]; }
+  // Of one row, together: what the rows of a token need is seldom in the cache.
+  struct Entry {
+    uint64_t last_used;
+    uint32_t position;
+    uint32_t next;
+    uint32_t previous;
+  };
+  static_assert(sizeof(Entry) == kBytesPerRow);
+
+  uint32_t oldest() const { return entries_[capacity_].previous; }
   bool expired(uint32_t row, uint64_t token, uint64_t window) const;
   void link_first(uint32_t row);
   void unlink(uint32_t row);
@@ -63,11 +72,9 @@ class Table {
   uint32_t pinned_ = 0;
   uint64_t evictions_ = 0;
   std::vector<uint32_t> row_of_;
-  std::vector<uint32_t> position_of_;
-  std::vector<uint64_t> last_used_;
-  // A ring through the entry `capacity_`, which stands for no row: its next is the newest, its previous the oldest.
-  std::vector<uint32_t> next_;
-  std::vector<uint32_t> previous_;
+  // By row. A ring leads through the entry `capacity_`, which stands for no row: its next is the newest, its previous the
+  // oldest.
+  std::vector<Entry> entries_;
 };
 
 }  // namespace handheld::flash

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..engine import UNLIMITED, Mode, ModelOptions, Pack, SessionOptions
+from ..engine import MOST, UNLIMITED, Mode, ModelOptions, Pack, SessionOptions
 
 # More than any model needs: all of it becomes resident.
 EVERYTHING = 1 << 46
@@ -20,13 +20,13 @@ def model_options(
     """Options for a pack. budget_bytes: of all that is held; None: what the whole model takes. mode: None is
     selected where the pack has a selector, else exact.
 
-    Rows of the table hold whatever the window keeps in selected mode, and pinned neurons in the other two, which
-    need every neuron in each token.
+    In selected mode most rows of the table hold the hottest neurons, which the selector then need not look at,
+    and the rest what was needed last. The other two need every neuron in each token, and pin all that fit.
     """
     chosen: Mode = mode or ("selected" if pack.info.selector else "exact")
     session = SessionOptions(budget_bytes or EVERYTHING, compute_threads=compute_threads)
     if chosen == "selected":
-        session = replace(session, window_tokens=UNLIMITED)
+        session = replace(session, window_tokens=UNLIMITED, pinned_neurons=MOST)
     else:
         session = replace(session, pinned_neurons=UNLIMITED)
     return ModelOptions(

@@ -31,7 +31,7 @@ def open_session(model: Model, rows: int | None = None, **options: Any) -> Sessi
     if rows is None:
         return pack.session(SessionOptions(budget_bytes=PLENTY, **options))
     floor = pack.floor_bytes(SessionOptions(budget_bytes=0, **{**options, "pinned_neurons": 0}))
-    row = pack.info.bundle_bytes + 20
+    row = pack.info.bundle_bytes + 24
     return pack.session(SessionOptions(budget_bytes=floor + rows * row, **options))
 
 
@@ -80,6 +80,7 @@ def test_every_instruction_set_equals_numpy(make_model: Callable[..., Model], dt
         {"pinned_neurons": UNLIMITED},
         {"chunk_bytes": 0},
         {"reader_threads": 1},
+        {"io_uring": False},
         {"compute_threads": 1},
         {"compute_threads": 3},
     ],
@@ -95,8 +96,8 @@ def test_no_technique_changes_the_result(model: Model, options: dict[str, Any]) 
 def test_results_repeat_to_the_bit(make_model: Callable[..., Model]) -> None:
     model = make_model(d_model=512, d_ff=700)
     outputs = []
-    for _ in range(3):
-        session = open_session(model, 200, reader_threads=5)
+    for io_uring in (True, True, False):
+        session = open_session(model, 200, reader_threads=5, io_uring=io_uring)
         rng = np.random.default_rng(1)
         run = []
         for _ in range(4):

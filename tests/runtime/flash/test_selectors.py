@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from handheld.runtime.flash import open_pack
+from handheld.runtime.flash import MOST, open_pack
 from handheld.runtime.flash.quantise import decode_ternary
 
 from .conftest import Model
@@ -98,6 +98,22 @@ def test_selected_mode_runs_with_the_selector(make_model: Callable[..., Model]) 
     assert set(session.resident(0).tolist()) == set(chosen.tolist())
     session.prefetch(1, x)
     assert set(session.resident(1).tolist()) == set(session.select(1, x).tolist())
+
+
+def test_pinned_neurons_are_computed_and_not_selected(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=32)
+    session = open_session(model, 100, pinned_neurons=MOST)  # a table of 50 rows a layer
+    pinned = set(session.resident(0).tolist())
+    assert len(pinned) == 40
+    for _ in range(4):
+        x = model.x()
+        before = session.stats()
+        chosen = set(session.select(0, x).tolist())
+        y = session.ffn(0, x)
+        after = session.stats()
+        computed = sorted(chosen | set(session.resident(0).tolist()))
+        np.testing.assert_allclose(y, model.output(0, x, computed), **TOLERANCE)
+        assert after.neurons_selected - before.neurons_selected == len(chosen - pinned) > 0
 
 
 def test_the_hot_selector_computes_the_pinned_set_and_reads_nothing(model: Model) -> None:

@@ -97,13 +97,16 @@ enum {
 enum {
   HH_FLASH_BUNDLING = 1,        /* off: gate, up and down parts are read each on its own, to measure the difference */
   HH_FLASH_MERGING = 2,         /* reads closer than merge_gap_bytes become one */
-  HH_FLASH_COMPUTE_RESIDENT = 4 /* selected mode computes every resident neuron: no read, and less loss */
+  HH_FLASH_COMPUTE_RESIDENT = 4, /* selected mode computes every resident neuron: no read, and less loss */
+  HH_FLASH_IO_URING = 8 /* reads go through Linux' io_uring, by one thread, where the system has and allows it */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
 #define HH_FLASH_WINDOW_UNLIMITED UINT32_MAX
 /* As many pinned neurons as the budget holds. */
 #define HH_FLASH_PIN_ALL UINT32_MAX
+/* Four fifths of the neurons that the budget holds: the rest is the window's. */
+#define HH_FLASH_PIN_MOST (UINT32_MAX - 1)
 
 typedef struct hh_flash_info {
   uint32_t struct_bytes; /* set by the caller to sizeof(hh_flash_info) */
@@ -127,7 +130,7 @@ typedef struct hh_flash_session_options {
   uint32_t struct_bytes; /* set by hh_flash_session_options_init */
   uint32_t techniques;   /* flags above; default all */
   uint64_t budget_bytes; /* hard limit of what the session holds: table, buffers, bookkeeping, selector. No default */
-  uint32_t reader_threads;   /* 1..256, default 16 */
+  uint32_t reader_threads;   /* 1..256, default 16: reads under way, by as many threads or through io_uring */
   uint32_t compute_threads;  /* 1..64, the calling thread included; default 2 */
   uint32_t window_tokens;    /* a neuron stays until it was not selected in this many tokens; 0 keeps none; default 5 */
   uint32_t pinned_neurons;   /* per layer, the first of the pack's order, read at open; default 0 */
@@ -135,7 +138,8 @@ typedef struct hh_flash_session_options {
   uint32_t chunk_bytes;      /* largest read and size of each reader's buffer; default 128 KiB, raised to fit a bundle */
   uint32_t kernels;          /* hh_flash_kernels */
   uint32_t selector;         /* NONE: the pack's own; HOT: the resident set only */
-  float select_share;        /* 0: the selector's thresholds; else the share (0, 1] of neurons with the best scores */
+  float select_share;        /* 0: the selector's thresholds, which with HH_FLASH_COMPUTE_RESIDENT pinned neurons are
+                                not compared with; else the share (0, 1] of neurons with the best scores */
 } hh_flash_session_options;
 
 typedef struct hh_flash_stats {
@@ -250,7 +254,8 @@ typedef struct hh_flash_model_options {
                               arithmetic; 0: not */
   uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
                               before its attention; 0 (default): not */
-  hh_flash_session_options session; /* budget_bytes covers the whole model */
+  hh_flash_session_options session; /* budget_bytes covers the whole model. window_tokens is UNLIMITED by default here,
+                                       pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit */
 } hh_flash_model_options;
 
 #define HH_FLASH_MAX_EOS 16
