@@ -15,8 +15,6 @@ NAIVE = "naive: every feed-forward weight read"
 ROW_BYTES = 24  # of bookkeeping, beside a bundle in the table
 SHARES = (1.0, 1.5, 2.0, 3.0)  # of what is active, selected
 
-_UNTIMED = 3  # of a stretch's first tokens
-
 _OWN = ("total_ns", "attention_ns", "head_ns", "overhead_ns")
 _SESSION = ("wait_ns", "busy_ns", "select_ns", "compute_ns", "table_ns", "bytes_read", "reads", "neurons_computed")
 
@@ -80,27 +78,25 @@ def open_variant(pack: Pack, variant: Variant, subject: Subject, threads: int) -
 
 
 def measure(subject: Subject, active: float, threads: int, tokens: int, warmup: int) -> list[dict[str, Any]]:
-    """A row for each variant: medians over tokens, ratios those of medians. All decode the same text, in two rounds
-    of a stretch each: a disk that gives more for a moment after a pause gives nobody that. What keeps a window has
-    decoded `warmup` tokens before the first stretch, and a few before the second.
+    """A row for each variant: medians over tokens, ratios those of medians. All decode the same text, in turn,
+    token by token, so that a disk whose rate changes within minutes changes it for all; what keeps a window has
+    decoded `warmup` tokens before.
     """
     pack = subject.open()
     d_ff = pack.info.d_ff
     chosen = variants(subject, d_ff, active)
     models = {variant.name: open_variant(pack, variant, subject, threads) for variant in chosen}
     taken: dict[str, list[dict[str, int]]] = {name: [] for name in models}
-    stretches = ((0, warmup), (warmup + tokens // 2 - _UNTIMED, warmup + tokens // 2))
-    for first, timed in stretches:
+    for at, token in enumerate(subject.tokens[: tokens + warmup]):
         for variant in chosen:
+            if at < warmup and variant.model["mode"] == "dense":
+                continue  # keeps nothing of a token
             model = models[variant.name]
-            # Dense mode keeps nothing of a token.
-            begin = max(first, timed - _UNTIMED) if variant.model["mode"] == "dense" else first
-            for at in range(begin, timed + tokens // 2):
-                before = _counters(model)
-                model.decode([subject.tokens[at]])
-                after = _counters(model)
-                if at >= timed:
-                    taken[variant.name].append({name: after[name] - before[name] for name in after})
+            before = _counters(model)
+            model.decode([token])
+            after = _counters(model)
+            if at >= warmup:
+                taken[variant.name].append({name: after[name] - before[name] for name in after})
     naive = statistics.median(row["total_ns"] for row in taken[NAIVE])
     rows = []
     for variant in chosen:

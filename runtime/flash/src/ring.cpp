@@ -1,6 +1,7 @@
 #include "ring.h"
 
-#if defined(__linux__) && defined(__has_include)
+// Android's filter of system calls ends an app that asks for an io_uring.
+#if defined(__linux__) && !defined(__ANDROID__) && defined(__has_include)
 #if __has_include(<linux/io_uring.h>)
 #include <linux/io_uring.h>
 #include <sys/syscall.h>

@@ -98,7 +98,7 @@ enum {
   HH_FLASH_BUNDLING = 1,        /* off: gate, up and down parts are read each on its own, to measure the difference */
   HH_FLASH_MERGING = 2,         /* reads closer than merge_gap_bytes become one */
   HH_FLASH_COMPUTE_RESIDENT = 4, /* selected mode computes every resident neuron: no read, and less loss */
-  HH_FLASH_IO_URING = 8 /* reads go through Linux' io_uring, by one thread, where the system has and allows it */
+  HH_FLASH_IO_URING = 8 /* reads go through Linux' io_uring where it has and allows one; never on Android */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
