@@ -171,7 +171,11 @@ def test_ctrl_c_while_decoding_says_how_many_frames_are_in_the_partial_video(bun
     partial = tmp_path / "out.partial.mp4"
     command = [sys.executable, "-m", "handheld.cli", "decode", str(bundle), str(tmp_path / "latents.safetensors")]
     with subprocess.Popen(
-        [*command, "-o", str(tmp_path / "out.mp4")], stderr=subprocess.PIPE, text=True
+        [*command, "-o", str(tmp_path / "out.mp4")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background job ignores it, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         while not (partial.exists() and partial.stat().st_size > 5000):
             assert process.poll() is None, "it ended by itself"
