@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,23 +52,25 @@ def main() -> None:
     }
     for preset in options.preset:
         for target in options.target:
-            result = measure(preset, target, options)
+            place = len(report["results"])
+            for result in measure(preset, target, options):
+                # After each run: an interrupted benchmark keeps what it has.
+                report["results"][place:] = [result]
+                files.write_atomically(options.out, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
             show(result)
-            report["results"].append(result)
-            # After each: an interrupted run keeps what it has.
-            files.write_atomically(options.out, (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
             draw(report["results"], options.out.with_suffix(".png"))
     print(f"\nwritten to {options.out} and {options.out.with_suffix('.png')}")
 
 
-def measure(preset: str, target: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One preset on one target."""
+def measure(preset: str, target: str, options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """One preset on one target: what is known so far, after each run."""
     result: dict[str, Any] = {
         "preset": preset,
         "target": target,
         "height": options.height,
         "width": options.width,
         "budget_bytes": options.budget_bytes,
+        "plan": None,
         "runs": [],
         "ratio": None,
     }
@@ -83,13 +86,15 @@ def measure(preset: str, target: str, options: argparse.Namespace) -> dict[str, 
             budget_bytes=options.budget_bytes,
             **size,
         )
-        if made["plan"] is None:
-            return {**result, "plan": None}
         result["plan"] = made["plan"]
+        if made["plan"] is None:
+            yield result
+            return
         for frames in options.frames:
             _note(f"{preset} on {target}: streaming {frames} frames")
             run = _child("decode", bundle=bundle, frames=frames, threads=options.threads, repeat=1)
             result["runs"].append({"what": "streamed", "predicted_bytes": made["plan"]["peak_bytes"], **run})
+            yield result
         for frames in options.frames:
             predicted = _child("predict", preset=preset, target=target, frames=frames, **size)["peak_bytes"]
             run = {"frames": frames, "peak_rss_bytes": None}
@@ -101,9 +106,10 @@ def measure(preset: str, target: str, options: argparse.Namespace) -> dict[str, 
                 )
                 run = _child("decode", bundle=bundle, frames=frames, threads=options.threads, repeat=1)
             result["runs"].append({"what": "whole clip", "predicted_bytes": predicted, **run})
+            yield result
         if options.rounds:
             result["ratio"] = _ratio(preset, target, Path(folder), options)
-    return result
+            yield result
 
 
 def _ratio(preset: str, target: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
