@@ -1,5 +1,5 @@
-// Threads for arithmetic. A call forks into parts, which whoever has time takes: the calling thread never waits for one that
-// is late, but for parts that were begun.
+// Threads for arithmetic. A call forks into parts, which whoever has time takes: the calling thread never waits for one
+// that is late, but for parts that were begun.
 #pragma once
 
 #include <atomic>
@@ -39,8 +39,8 @@ class ComputePool {
 
   static constexpr size_t kMaxParts = 0xffff;
 
-  // While it lives, workers stay awake from one fork to the next, or, inside of that, may sleep: a token has hundreds of
-  // forks, and waking a thread takes as long as the arithmetic of one. For the thread that calls.
+  // While it lives, workers stay awake from one fork to the next, or, inside of that, may sleep: a token has hundreds
+  // of forks, and waking a thread takes as long as the arithmetic of one. For the thread that calls.
   class Awake {
    public:
     explicit Awake(ComputePool& pool, bool awake = true) : pool_(pool), before_(pool.awake_) { pool.keep(awake); }
@@ -68,8 +68,8 @@ class ComputePool {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint32_t> sleepers_{0};
-  // From the top: 32 bits that count forks, the next part, the number of parts. In one word, so that a part is taken of the
-  // fork that was looked at or not at all.
+  // From the top: 32 bits that count forks, the next part, the number of parts. In one word, so that a part is taken of
+  // the fork that was looked at or not at all.
   std::atomic<uint64_t> parts_{0};
   std::atomic<uint32_t> done_{0};  // parts
   std::atomic<bool> awake_{false};

@@ -84,7 +84,7 @@ class UringRing : public Ring {
       const long begun = syscall(__NR_io_uring_enter, descriptor_, left, wanted, IORING_ENTER_GETEVENTS, nullptr, 0);
       if (begun >= 0) {
         left -= static_cast<uint32_t>(begun);
-      } else if (errno != EINTR && errno != EAGAIN && errno != EBUSY) {
+      } else if (errno != EINTR) {
         __atomic_store_n(submit_tail_, *submit_tail_ - left, __ATOMIC_RELEASE);
         return left;
       }
