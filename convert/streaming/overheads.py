@@ -77,7 +77,7 @@ OVERHEADS: dict[str, Overhead] = {
         program_bytes=0,
         weights=1.0,
         outputs_stay=True,
-        # XNNPACK's workspace, beside it the one that it outgrew, and tensors in XNNPACK's own layout.
+        # Supposedly XNNPACK's workspace and, while it grows, the one before it.
         inner=2.4,
         source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32: passes of ltx "
         "at 704x1280 took 1.1 to 2.5 bytes for each of theirs; the whole clip was not measured",
