@@ -18,7 +18,7 @@ from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
 
 from .cost import CostTable, weight_bytes
 from .memory import lifetimes, live_bytes
-from .rewrite import Graph, Pass, Rewrite, is_call, is_constant, module_of
+from .rewrite import Graph, Pass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
 
 aten = torch.ops.aten
 
@@ -54,8 +54,9 @@ class Choice:
         places: list[tuple[fx.Node, list[_Estimate]]] = []
         refused: list[Refusal] = []
         live = _live(graph.module)
+        known: dict[tuple[str, str], _Cost] = {}  # layers of the same shapes cost the same
         for node in graph.module.graph.nodes:
-            found = [e for option in self.options if (e := _estimate(option, node, table, live[node])) is not None]
+            found = [e for option in self.options if (e := _estimate(option, node, table, live[node], known))]
             if any(estimate.refused is None for estimate in found):
                 places.append((node, found))
             elif found:
@@ -177,29 +178,63 @@ def _plainest(found: Sequence[_Estimate]) -> _Estimate:
     return next(estimate for estimate in reversed(found) if estimate.refused is None)
 
 
-def _estimate(rewrite: Rewrite, node: fx.Node, table: CostTable, live: int) -> _Estimate | None:
+@dataclass(frozen=True)
+class _Cost:
+    """Of an option by itself. more_live_bytes: at its fullest, against the op that it replaces."""
+
+    ns: float
+    weight_bytes: int
+    more_live_bytes: int
+
+
+def _estimate(
+    rewrite: Rewrite, node: fx.Node, table: CostTable, live: int, known: dict[tuple[str, str], _Cost]
+) -> _Estimate | None:
     """What an option costs at a place where so many bytes are live as it is; None where it does not match."""
     match = rewrite.match(node)
     if match is None:
         return None
     if reason := rewrite.check(match):
         return _Estimate(rewrite, refused=reason)
-    scratch, root = _alone(node)
-    elsewhere = live - _live(scratch)[root]
+    graph, constants, root = _alone(node)
+    key = rewrite.name, _signature(graph)
+    if key not in known:
+        known[key] = _cost(rewrite, fx.GraphModule(constants, graph), root, table)
+    cost = known[key]
+    return _Estimate(rewrite, None, cost.ns, cost.weight_bytes, live + cost.more_live_bytes)
+
+
+def _cost(rewrite: Rewrite, scratch: fx.GraphModule, root: fx.Node, table: CostTable) -> _Cost:
+    before = _live(scratch)[root]
     match = rewrite.match(root)
-    assert match is not None, f"{rewrite.name} does not match {node.name} taken by itself"
+    assert match is not None, f"{rewrite.name} does not match {root.name} taken by itself"
     rewrite.substitute(Graph(scratch), match)
     scratch.graph.eliminate_dead_code()
-    nodes = scratch.graph.nodes
-    most = elsewhere + max(_live(scratch).values())
-    return _Estimate(rewrite, None, table.total_ns(nodes), weight_bytes(scratch.graph), most)
+    more = max(_live(scratch).values()) - before
+    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch.graph), more)
+
+
+def _signature(graph: fx.Graph) -> str:
+    """Equal for graphs of the same ops on tensors of the same shapes."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    return repr(
+        [
+            (
+                node.op,
+                str(node.target) if node.op == "call_function" else "",
+                fx.map_arg((node.args, node.kwargs), places.__getitem__),
+                None if node.op == "output" else (shape_of(node), dtype_of(node)),
+            )
+            for node in graph.nodes
+        ]
+    )
 
 
 def _live(module: fx.GraphModule) -> dict[fx.Node, int]:
     return live_bytes(module, lifetimes(module, inputs_stay=False, free_layouts=True))
 
 
-def _alone(root: fx.Node) -> tuple[fx.GraphModule, fx.Node]:
+def _alone(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
     """A graph that holds one op, its constants without data, and the cut and joined frames that it reads."""
     graph, holder = fx.Graph(), nn.Module()
     copies: dict[fx.Node, fx.Node] = {}
@@ -229,4 +264,4 @@ def _alone(root: fx.Node) -> tuple[fx.GraphModule, fx.Node]:
         if node is not root and not is_constant(node) and any(root < user for user in node.users)
     ]
     graph.output((new_root, *kept))
-    return fx.GraphModule(holder, graph), new_root
+    return graph, holder, new_root

@@ -6,11 +6,13 @@ import collections
 import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.traceback import NodeSource
 
 # Why a partitioner refused a node; empty where it would not have.
 Why = Callable[[fx.Node], str]
@@ -24,8 +26,21 @@ def to_edge(methods: Mapping[str, tuple[fx.GraphModule, tuple[Tensor, ...]]], pa
     """Graphs with their inputs as the methods of an edge program, partitioned and lowered to the delegate."""
     from executorch.exir import to_edge_transform_and_lower
 
-    programs = {name: torch.export.export(graph, inputs) for name, (graph, inputs) in methods.items()}
-    return to_edge_transform_and_lower(programs, partitioner=[partitioner])
+    with _histories_shared():
+        programs = {name: torch.export.export(graph, inputs) for name, (graph, inputs) in methods.items()}
+        return to_edge_transform_and_lower(programs, partitioner=[partitioner])
+
+
+@contextmanager
+def _histories_shared() -> Iterator[None]:
+    """Nodes carry the history of what they were made from. Nothing changes one, yet each of ExecuTorch's thirty
+    passes copies all of it for every node.
+    """
+    NodeSource.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del NodeSource.__deepcopy__  # type: ignore[attr-defined]
 
 
 def write(edge: Any, path: Path) -> None:
