@@ -18,8 +18,11 @@ from .units import Survey, units_of
 # every call does a part of its work for the frames that it keeps, too.
 _LEAST_FRAMES = 4
 
-# A unit joins the segment before it where that adds at most this part of the decoder's work on frames of no clip.
-_WASTE = 0.01
+# ... or a few more, where a clip then has fewer frames over; even, for those tiles.
+_MORE_FRAMES = (0, 2, 4)
+
+# What a segment more has to save, as a part of the decoder's work: it is a program and buffers more.
+_WORTH_A_SEGMENT = 0.005
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,9 @@ class _Layer:
 def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
     """One pass over the whole frame, fast rather than small.
 
-    A segment's first calls compute frames before the clip, as many as it looks ahead. That is nearly free where
-    frames are small, so that the first units become one segment, and costs much where they are large.
+    A segment's first calls compute frames before the clip, as many as it looks ahead, and its last call frames
+    behind it. The less of that, the better; it counts little where frames are small, so that the first units become
+    one segment.
 
     A causal decoder takes exactly `chunk` latent frames at a time in all of its segments, so that frames come with
     their latent.
@@ -66,21 +70,24 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     for layer in layers:
         lengths.append(layer.end.length(lengths[-1]))
     total = sum(length * layer.operations for length, layer in zip(lengths, layers))
-    cuts: list[Cut] = []
-    start, rate = 0, chunk  # rate: frames that a call of `chunk` latent frames has come to
+    # By units: what the best cuts of so many waste, and they.
+    least: list[tuple[float, tuple[Cut, ...]]] = [(0.0, ())]
+    rates = [chunk]
     for stop in range(1, len(layers) + 1):
-        n = rate if model.config.decoder_causal else max(rate, _LEAST_FRAMES)
-        if stop < len(layers):
-            apart = _wasted(layers[start:stop], lengths[start], n) + _wasted(
-                layers[stop : stop + 1], lengths[stop], n
-            )
-            if _wasted(layers[start : stop + 1], lengths[start], n) - apart <= _WASTE * total:
-                continue
-        cuts.append(Cut(stop - start, n))
-        for layer in layers[start:stop]:
-            rate *= layer.end.rate
-        start = stop
-    return (PassCut(tuple(cuts)),)
+        rates.append(rates[-1] * layers[stop - 1].end.rate)
+        found: list[tuple[float, tuple[Cut, ...]]] = []
+        for start in range(stop):
+            wasted, cuts = least[start]
+            for n in _chunks(rates[start], model.config.decoder_causal):
+                own = _wasted(layers[start:stop], lengths[start], n) + _WORTH_A_SEGMENT * total
+                found.append((wasted + own, (*cuts, Cut(stop - start, n))))
+        least.append(min(found, key=lambda one: one[0]))
+    return (PassCut(least[-1][1]),)
+
+
+def _chunks(rate: int, causal: bool) -> list[int]:
+    """Frames that a call may take where one of the first segment's comes to `rate`, the fewest first."""
+    return [rate] if causal else [max(rate, _LEAST_FRAMES) + more for more in _MORE_FRAMES]
 
 
 def work_of(model: TurboVAEDecoder) -> list[float]:
