@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from handheld.convert.target import Target
+from handheld.models import PRESETS, TurboVAEDecoder
+
+
+def small_decoder() -> TurboVAEDecoder:
+    """The tiny preset with one layer a block: every kind of layer in half of the nodes, which take the time."""
+    torch.manual_seed(0)
+    return TurboVAEDecoder(replace(PRESETS["tiny"], decoder_layers_per_block=(1, 1, 1))).eval()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -197,14 +198,27 @@ def test_every_rewrite_of_every_target_is_in_the_table_that_is_tested() -> None:
     assert used <= {rewrite.name for rewrite in REWRITES}
 
 
-@pytest.mark.parametrize(
-    ("target", "precision", "rewrites"), lowerings(), ids=[f"{t}-{p}" for t, p, _ in lowerings()]
-)
+def lowered_cases() -> list[Any]:
+    """Parameters: a lowering of `lowerings`, and how many cases of each rewrite.
+
+    ExecuTorch takes seconds to lower a layer: there, one case of each rewrite is for every day, and all are slow.
+    """
+    rows = []
+    for target, precision, rewrites in lowerings():
+        name, all_slow = f"{target}-{precision}", TARGETS[target].runtime == "executorch"
+        marks = [pytest.mark.slow] if all_slow else []
+        rows.append(pytest.param(target, precision, rewrites, None, id=name, marks=marks))
+        if all_slow:
+            rows.append(pytest.param(target, precision, rewrites, 1, id=f"{name}-first"))
+    return rows
+
+
+@pytest.mark.parametrize(("target", "precision", "rewrites", "cases"), lowered_cases())
 def test_rewritten_cases_compute_the_same_in_the_targets_runtime(
-    target: str, precision: str, rewrites: tuple[Rewrite, ...], tmp_path: Path
+    target: str, precision: str, rewrites: tuple[Rewrite, ...], cases: int | None, tmp_path: Path
 ) -> None:
     skip_where_it_cannot_run(TARGETS[target])
-    trials = [trial_of(rewrite, case) for rewrite in rewrites for case in rewrite.cases]
+    trials = [trial_of(rewrite, case) for rewrite in rewrites for case in rewrite.cases[:cases]]
     for first in range(0, len(trials), TOGETHER):
         (folder := tmp_path / str(first)).mkdir()
         found, _ = distances(TARGETS[target], precision, trials[first : first + TOGETHER], folder)

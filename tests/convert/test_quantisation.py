@@ -24,18 +24,19 @@ from handheld.runtime.session.ort import MODEL
 from handheld.runtime.verify import verify
 from handheld.sources import Source
 
+from .conftest import small_decoder
+
 aten = torch.ops.aten
 
 
 @functools.cache
-def tiny() -> tuple[TurboVAEDecoder, torch.Tensor]:
-    torch.manual_seed(0)
-    model = TurboVAEDecoder.from_preset("tiny")
+def small() -> tuple[TurboVAEDecoder, torch.Tensor]:
+    model = small_decoder()
     return model, torch.randn(model.spec.latent_shape(frames=3, height=32, width=32))
 
 
 def lower(out: Path, target: str, precision: str, calibration: Sequence[torch.Tensor] = ()) -> Bundle:
-    model, latents = tiny()
+    model, latents = small()
     return export(
         model,
         latents,
@@ -50,7 +51,7 @@ def lower(out: Path, target: str, precision: str, calibration: Sequence[torch.Te
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Bundle]:
-    """Bundles of the tiny preset, each lowered once for the whole module."""
+    """Bundles of a small decoder, each lowered once for the whole module."""
 
     @functools.cache
     def bundle(target: str, precision: str) -> Bundle:
@@ -77,7 +78,7 @@ def test_onnx_int8_holds_int8_weights_and_is_less_than_half_as_large(bundles) ->
     (artifact,) = bundle.artifacts
     graph = onnx.load(bundle.locate(artifact.path) / MODEL).graph
     weights = [w for w in graph.initializer if w.data_type == onnx.TensorProto.INT8 and len(w.dims) == 4]
-    assert len(weights) == artifact.settings["quantized"]["convolutions"] == 11
+    assert len(weights) == artifact.settings["quantized"]["convolutions"] == 9
     kinds = [node.op_type for node in graph.node]
     assert "QuantizeLinear" in kinds
     assert artifact.size_bytes < bundles("onnx", "fp32").artifacts[0].size_bytes / 2
@@ -100,11 +101,11 @@ def test_android_int8_is_one_delegate_with_nothing_outside(bundles) -> None:
     (artifact,) = bundles("android", "int8").artifacts
     assert artifact.delegation["delegates"] == 1
     assert artifact.delegation["ops_outside"] == {}
-    assert artifact.settings["quantized"]["convolutions"] == 11
+    assert artifact.settings["quantized"]["convolutions"] == 9
 
 
 def test_first_last_and_depthwise_convolutions_stay_in_fp32_with_the_reason() -> None:
-    model, latents = tiny()
+    model, latents = small()
     graph = capture(model, (latents,))
     apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     choice = convolutions(graph)
@@ -119,7 +120,7 @@ def test_first_last_and_depthwise_convolutions_stay_in_fp32_with_the_reason() ->
 
 
 def test_ranges_come_from_the_calibration_latents() -> None:
-    model, latents = tiny()
+    model, latents = small()
     graph = capture(model, (latents,))
     apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     loud = 6.0 * latents
@@ -132,7 +133,7 @@ def test_ranges_come_from_the_calibration_latents() -> None:
 
 
 def test_quantising_leaves_the_graph_alone() -> None:
-    model, latents = tiny()
+    model, latents = small()
     graph = capture(model, (latents,))
     apply(graph, TARGETS["onnx"].precision("int8").rewrites)
     before = graph.code
@@ -150,7 +151,7 @@ def test_calibration_latents_of_another_shape_are_refused(shape: tuple[int, ...]
 
 
 def smallest(out: Path, floor: float) -> Bundle:
-    model, latents = tiny()
+    model, latents = small()
     return export_smallest(
         model,
         latents,
@@ -194,7 +195,7 @@ def test_auto_leaves_nothing_behind_where_no_precision_reaches_the_floor(tmp_pat
 
 
 def source(**facts: object) -> Source:
-    return replace(Source("tiny", tiny()[0]), **facts)
+    return replace(Source("tiny", small()[0]), **facts)
 
 
 def test_calibration_takes_real_clips_cropped_and_not_the_golden_one() -> None:

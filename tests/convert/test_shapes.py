@@ -19,21 +19,22 @@ from handheld.runtime.errors import BundleError, RuntimeFailure
 from handheld.runtime.session import open_session
 from handheld.runtime.verify import verify
 
+from .conftest import small_decoder
+
 SIZES = (16, 24)
 SECOND = "shape_24x24x3"
 
 
 @functools.cache
-def tiny() -> tuple[TurboVAEDecoder, tuple[torch.Tensor, ...]]:
+def small() -> tuple[TurboVAEDecoder, tuple[torch.Tensor, ...]]:
     """The decoder, and latents of 3 frames in each of the sizes."""
-    torch.manual_seed(0)
-    model = TurboVAEDecoder.from_preset("tiny")
+    model = small_decoder()
     shapes = [model.spec.latent_shape(frames=3, height=size, width=size) for size in SIZES]
     return model, tuple(torch.randn(shape) for shape in shapes)
 
 
 def lower(out: Path, *targets: str, examples: tuple[torch.Tensor, ...] | None = None) -> Bundle:
-    model, both = tiny()
+    model, both = small()
     first, *more = examples or both
     return export(model, first, out, targets=resolve_targets(targets), more=more, name="test", provenance={})
 
@@ -45,7 +46,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]
 
 
 def test_each_shape_of_an_android_artefact_computes_what_the_decoder_does(bundles: Callable) -> None:
-    model, examples = tiny()
+    model, examples = small()
     with open_session(bundles("android"), "android") as session:
         for latents in (*examples, examples[0]):
             frames = session.run({"latents": latents.numpy()})["frames"]
@@ -74,7 +75,7 @@ def test_shapes_that_the_artefact_lacks_are_refused_with_those_that_it_has(bundl
 def test_a_second_shape_costs_little_beside_the_shared_weights(
     target: str, bundles: Callable, tmp_path: Path
 ) -> None:
-    alone = lower(tmp_path / "alone", target, examples=tiny()[1][:1]).artifacts[0]
+    alone = lower(tmp_path / "alone", target, examples=small()[1][:1]).artifacts[0]
     both = bundles(target).artifacts[0]
     assert both.size_bytes < 1.1 * alone.size_bytes
     assert [method.name for method in both.methods] == [alone.methods[0].name, SECOND]
@@ -126,7 +127,7 @@ def test_manifest_and_golden_tensors_of_several_shapes_read_back(bundles: Callab
     bundle = read_bundle(bundles("android").path)
     assert bundle.manifest == bundles("android").manifest
     assert bundle.shapes == (None, SECOND)
-    for shape, latents in zip(bundle.shapes, tiny()[1]):
+    for shape, latents in zip(bundle.shapes, small()[1]):
         inputs, outputs = bundle.golden(shape)
         np.testing.assert_array_equal(inputs["latents"], latents.numpy())
         assert outputs["frames"].shape[-1] == 8 * latents.shape[-1]
@@ -187,6 +188,6 @@ def test_targets_of_one_shape_refuse_several_and_name_those_that_take_them(targe
 
 
 def test_the_same_shape_twice_is_refused(tmp_path: Path) -> None:
-    _, (latents, _) = tiny()
+    _, (latents, _) = small()
     with pytest.raises(ExportError, match=r"\(1, 48, 2, 2, 2\) are given twice"):
         lower(tmp_path / "bundle", "android", examples=(latents, latents.clone()))
