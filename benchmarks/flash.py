@@ -106,8 +106,13 @@ def selector(run: Run, subject: Subject) -> None:
     print(f"{_label(subject)}: of the {rows[0]['active_share']:.1%} that are active, computed")
     for row in rows:
         print(f"  selecting {row['selected_share']:.1%}: {row['found']:.1%}", end="")
-        with_resident = row["found_with_resident"]
-        print("" if with_resident is None else f", with half of the neurons resident {with_resident:.1%}")
+        if row["found_with_resident"] is None:
+            print()
+        else:
+            print(
+                f", with half of the neurons resident {row['found_with_resident']:.1%}, and these preferred "
+                f"{row['found_with_resident_preferred']:.1%}"
+            )
 
 
 def techniques(run: Run, subject: Subject) -> None:

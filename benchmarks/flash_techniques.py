@@ -10,6 +10,7 @@ from flash_subjects import Subject
 
 from handheld.runtime.flash import MOST, UNLIMITED, Model, ModelOptions, Pack, SessionOptions
 from handheld.runtime.flash.engine import Mode
+from handheld.runtime.flash.text.options import MISS_WEIGHT
 
 NAIVE = "naive: every feed-forward weight read"
 ROW_BYTES = 24  # of bookkeeping, beside a bundle in the table
@@ -41,6 +42,8 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     pinned = {**largest, "pinned_neurons": MOST}
     whole = {**pinned, "compute_resident": True}
     ring = {**whole, "io_uring": True}
+    short = {**ring, "reader_threads": 32, "chunk_bytes": 64 * 1024}
+    weighed = {**short, "miss_weight": MISS_WEIGHT}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -52,14 +55,16 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ hottest neurons pinned", 0.5, selected, pinned),
         Variant("+ every resident neuron computed", 0.5, selected, whole),
         Variant("+ io_uring", 0.5, selected, ring),
-        Variant("+ 32 reads under way", 0.5, selected, {**ring, "reader_threads": 32}),
-        Variant("twice as many selected as are active", 0.5, selected, {**ring, "select_share": 2 * active}),
+        Variant("+ 32 reads under way", 0.5, selected, short),
+        Variant("+ what is resident preferred", 0.5, selected, weighed),
+        Variant("twice as many selected as are active", 0.5, selected, {**short, "select_share": 2 * active}),
+        Variant("the same, what is resident preferred", 0.5, selected, {**weighed, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, ring))
+        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, weighed))
     return found
 
 
@@ -121,8 +126,9 @@ def measure(subject: Subject, active: float, threads: int, tokens: int, warmup: 
 def coverage(subject: Subject, threads: int, tokens: int, warmup: int) -> list[dict[str, float | None]]:
     """What selected mode computes of the neurons that exact mode needs for the same text, those whose
     abs(h) * importance is over the threshold, by the share of neurons that the selector chooses: by that alone,
-    and with what is resident when half of the neurons are (None where more are selected than that). Each mode
-    decodes on its own, so what selected mode has lost in earlier layers and tokens counts too.
+    and with what is resident when half of the neurons are, without and with preferring that (None where more are
+    selected than half). Each mode decodes on its own, so what selected mode has lost in earlier layers and tokens
+    counts too.
     """
     pack = subject.open()
     text = subject.tokens[: tokens + warmup]
@@ -145,13 +151,15 @@ def coverage(subject: Subject, threads: int, tokens: int, warmup: int) -> list[d
     for factor in SHARES:
         share = min(1.0, factor * active)
         chosen = computed("selected", 1, select_share=share, **alone)
+        half = {"select_share": share, "window_tokens": UNLIMITED}
         rows.append(
             {
                 "active_share": active,
                 "selected_share": share,
                 "found": _found(needed, chosen),
-                "found_with_resident": (
-                    _found(needed, computed("selected", 0.5, select_share=share, window_tokens=UNLIMITED))
+                "found_with_resident": (_found(needed, computed("selected", 0.5, **half)) if share < 0.5 else None),
+                "found_with_resident_preferred": (
+                    _found(needed, computed("selected", 0.5, **half, miss_weight=MISS_WEIGHT))
                     if share < 0.5
                     else None
                 ),

@@ -72,6 +72,7 @@ class Options:
     kernels: int
     selector: int
     select_share: float
+    miss_weight: float
 
 class ModelOptions:
     mode: int

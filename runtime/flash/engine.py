@@ -46,6 +46,7 @@ class SessionOptions:
     merge_gap_bytes: int = 8 * 1024
     chunk_bytes: int = 128 * 1024
     select_share: float = 0.0
+    miss_weight: float = 1.0
     bundling: bool = True
     merging: bool = True
     compute_resident: bool = True

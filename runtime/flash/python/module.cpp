@@ -363,7 +363,8 @@ NB_MODULE(_flash, module) {
       .def_rw("chunk_bytes", &hh_flash_session_options::chunk_bytes)
       .def_rw("kernels", &hh_flash_session_options::kernels)
       .def_rw("selector", &hh_flash_session_options::selector)
-      .def_rw("select_share", &hh_flash_session_options::select_share);
+      .def_rw("select_share", &hh_flash_session_options::select_share)
+      .def_rw("miss_weight", &hh_flash_session_options::miss_weight);
 
   nb::class_<hh_flash_model_info>(module, "ModelInfo")
       .def_ro("vocab", &hh_flash_model_info::vocab)

@@ -32,6 +32,8 @@ void check(const Pack& pack, const Options& options) {
   require(pins_what_fits(options) || options.pinned_neurons <= pack.layout().d_ff,
           "pinned_neurons must be at most " + std::to_string(pack.layout().d_ff) + ", the layer's neurons.");
   require(options.select_share >= 0 && options.select_share <= 1, "select_share must be 0 to 1.");
+  // Written so that a NaN is refused.
+  require(options.miss_weight > 0 && options.miss_weight <= 1, "miss_weight must be above 0 and at most 1.");
   require(options.kernels <= HH_FLASH_KERNELS_NEON, "options.kernels must be of hh_flash_kernels.");
   require(options.selector == HH_FLASH_SELECTOR_NONE || options.selector == HH_FLASH_SELECTOR_HOT,
           "options.selector must be NONE (the pack's own) or HOT.");
@@ -61,6 +63,7 @@ Options default_options() {
   options.window_tokens = 5;
   options.merge_gap_bytes = 8 * 1024;
   options.chunk_bytes = 128 * 1024;
+  options.miss_weight = 1;
   return options;
 }
 

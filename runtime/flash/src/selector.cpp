@@ -33,8 +33,9 @@ float expected_activation(const BundleShape& shape, const float* products, float
 
 }  // namespace
 
-Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share)
-    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share) {
+Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
+                   float miss_weight)
+    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share), miss_weight_(miss_weight) {
   const Layout& layout = pack.layout();
   if (kind == HH_FLASH_SELECTOR_LOW_RANK || kind == HH_FLASH_SELECTOR_TERNARY) {
     scores_.resize(layout.d_ff);
@@ -52,7 +53,7 @@ uint64_t Selector::scratch_bytes(const Layout& layout) {
   return uint64_t{layout.d_ff} * 2 * sizeof(float) + uint64_t{layout.shape.d_model} * 4;
 }
 
-size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, uint32_t* selected) {
+size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const Table* table, uint32_t* selected) {
   const LayerTensors& tensors = pack_.layer(layer);
   // A share is of all neurons, so all of them are ranked.
   const uint32_t first = share_ == 0 ? skipped : 0;
@@ -68,6 +69,7 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, uint32
     default:
       fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
   }
+  if (table != nullptr && miss_weight_ != 1) weigh_misses(*table, first);
   const float lowest = cut(tensors);
   size_t count = 0;
   for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
@@ -76,6 +78,14 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, uint32
     count += scores_[i] > lowest ? 1 : 0;
   }
   return count;
+}
+
+void Selector::weigh_misses(const Table& table, uint32_t first) {
+  for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
+    // A score below zero would rise.
+    const bool weighed = table.row_of(i) == Table::kNone && scores_[i] > 0;
+    scores_[i] *= weighed ? miss_weight_ : 1.0f;
+  }
 }
 
 // Scores above this are selected.

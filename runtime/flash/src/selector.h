@@ -8,18 +8,22 @@
 #include "kernels.h"
 #include "memory.h"
 #include "pack.h"
+#include "table.h"
 
 namespace handheld::flash {
 
 // One of these serves all layers of a session; it holds scratch memory only.
 class Selector {
  public:
-  // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons.
-  Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share);
+  // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons. `miss_weight`: what the
+  // score of a neuron counts for that has to be read (gamma of arXiv 2412.01380).
+  Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
+           float miss_weight);
 
   // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
-  // threshold decides, the first `skipped` positions are left out, as they are computed anyway.
-  size_t select(uint32_t layer, const float* x, uint32_t skipped, uint32_t* selected);
+  // threshold decides, the first `skipped` positions are left out, as they are computed anyway. `table` has what is
+  // resident; nullptr: as if all were.
+  size_t select(uint32_t layer, const float* x, uint32_t skipped, const Table* table, uint32_t* selected);
 
   static uint64_t scratch_bytes(const Layout& layout);
 
@@ -28,6 +32,7 @@ class Selector {
   void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first);
   void score_ternary(const LayerTensors& tensors, const float* x, uint32_t first);
   void quantise(const float* x);
+  void weigh_misses(const Table& table, uint32_t first);
   float cut(const LayerTensors& tensors);
 
   const Pack& pack_;
@@ -35,6 +40,7 @@ class Selector {
   ComputePool& pool_;
   hh_flash_selector kind_;
   float share_;
+  float miss_weight_;
   std::vector<float> scores_;
   std::vector<float> sorted_;
   std::vector<float> hidden_;    // low-rank: A x

@@ -32,7 +32,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
       compute_(options.compute_threads),
       selector_(*pack_, kernels_, compute_,
                 options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
-                options.select_share),
+                options.select_share, options.miss_weight),
       reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes,
               (options.techniques & HH_FLASH_IO_URING) != 0) {
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
@@ -103,7 +103,7 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
   // Buffers that hold what nobody will ask for would be missing elsewhere.
   drop_ahead();
   begin(layer, x, 1);
-  choose(layer, x, neurons, use_selector, computed_anyway(layer));
+  choose(layer, x, neurons, use_selector);
   run_selected(layer);
   finish_output(layer, y);
 }

@@ -86,7 +86,7 @@ class Session {
   void require_usable(uint32_t layer) const;
   void read_pinned();
   uint32_t computed_anyway(uint32_t layer) const;
-  void choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped);
+  void choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
   void admit_selected(uint32_t layer, uint64_t token, ReadBatch& batch);
   void finish_prefetch();
   void undo(ReadBatch& batch) noexcept;

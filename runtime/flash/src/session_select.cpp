@@ -13,11 +13,11 @@ uint32_t Session::computed_anyway(uint32_t layer) const {
   return (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0 ? tables_[layer].pinned() : 0;
 }
 
-// With the selector, positions before `skipped` may be left out.
-void Session::choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector, uint32_t skipped) {
+void Session::choose(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
   const Stopwatch stopwatch(counters_.select_ns);
   if (use_selector) {
-    selected_ = {chosen_.data(), selector_.select(layer, x, skipped, chosen_.data())};
+    const size_t count = selector_.select(layer, x, computed_anyway(layer), &tables_[layer], chosen_.data());
+    selected_ = {chosen_.data(), count};
     return;
   }
   const LayerTensors& tensors = pack_->layer(layer);
@@ -78,7 +78,7 @@ void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neur
   require_usable(layer);
   drop_ahead();
   if (prefetching_) finish_prefetch();
-  choose(layer, x, neurons, use_selector, computed_anyway(layer));
+  choose(layer, x, neurons, use_selector);
   admit_selected(layer, tokens_[layer] + 1, prefetches_);
   counters_.prefetched += prefetches_.pieces().size();
   prefetching_ = !prefetches_.pieces().empty();
@@ -108,9 +108,10 @@ void Session::undo(ReadBatch& batch) noexcept {
 
 size_t Session::select(uint32_t layer, const float* x, Span<uint32_t> ids) {
   require_usable(layer);
-  choose(layer, x, {}, true, 0);
-  for (size_t i = 0; i < selected_.size(); ++i) put_id(layer, selected_[i], i, ids);
-  return selected_.size();
+  const Stopwatch stopwatch(counters_.select_ns);
+  const size_t count = selector_.select(layer, x, 0, nullptr, chosen_.data());
+  for (size_t i = 0; i < count; ++i) put_id(layer, chosen_[i], i, ids);
+  return count;
 }
 
 }  // namespace handheld::flash

@@ -35,6 +35,7 @@ def quality(
     budget_bytes: int | None = None,
     piece_tokens: int = 256,
     compute_threads: int = 2,
+    miss_weight: float | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> list[ModeQuality]:
     """Run a text through dense and exact mode, and selected mode where the pack has a selector, each within
@@ -52,7 +53,7 @@ def quality(
     likeliest: dict[Mode, np.ndarray] = {}
     results = {}
     for index, mode in enumerate(modes):
-        model = pack.model(model_options(pack, budget_bytes, mode, piece_tokens, compute_threads))
+        model = pack.model(model_options(pack, budget_bytes, mode, piece_tokens, compute_threads, miss_weight))
         losses: list[float] = []
         found: list[int] = []
         for done, piece in enumerate(pieces):

@@ -29,6 +29,7 @@ def record_trace(
         window_tokens=1,
         pinned_neurons=0,
         compute_resident=False,
+        miss_weight=1.0,
     )
     recorder = TraceRecorder(_shape(pack, options), _orders(pack))
     model = pack.model(replace(options, session=needs, prefetch=False))

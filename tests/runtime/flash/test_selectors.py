@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from handheld.runtime.flash import MOST, open_pack
+from handheld.runtime.flash import MOST, FlashError, open_pack
 from handheld.runtime.flash.quantise import decode_ternary
 
 from .conftest import Model
@@ -114,6 +114,45 @@ def test_pinned_neurons_are_computed_and_not_selected(make_model: Callable[..., 
         computed = sorted(chosen | set(session.resident(0).tolist()))
         np.testing.assert_allclose(y, model.output(0, x, computed), **TOLERANCE)
         assert after.neurons_selected - before.neurons_selected == len(chosen - pinned) > 0
+
+
+@pytest.mark.parametrize("kind", ["ternary", "low_rank"])
+def test_a_neuron_that_has_to_be_read_must_score_higher(make_model: Callable[..., Model], kind: str) -> None:
+    model = make_model(selector=kind, selector_size=32)
+    scores_of, cut = (ternary_scores, 0.05) if kind == "ternary" else (low_rank_scores, 0.5)
+    session = open_session(model, miss_weight=0.5, pinned_neurons=30, compute_resident=False)
+    order = tensors(model, 0)["order"]
+    position = {int(neuron): at for at, neuron in enumerate(order)}
+    left_out = 0
+    for _ in range(4):
+        x = model.x()
+        before = set(session.resident(0).tolist())
+        chosen = set(session.select(0, x).tolist())  # by the bare scores
+        session.ffn(0, x)
+        loaded = set(session.resident(0).tolist()) - before
+        scores = scores_of(model, x)
+        assert loaded <= chosen
+        for neuron in chosen - before:
+            # Sums in another order differ in the last bits.
+            if abs(scores[position[neuron]] - 2 * cut) > 1e-4:
+                assert (neuron in loaded) == (scores[position[neuron]] > 2 * cut)
+                left_out += neuron not in loaded
+    assert left_out > 0
+    assert session.stats().cache_hits > 0
+
+
+def test_a_share_ranks_what_is_resident_before_what_has_to_be_read(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=32)
+    session = open_session(model, miss_weight=1e-6, select_share=0.3, pinned_neurons=30, compute_resident=False)
+    session.ffn(0, model.x())
+    assert session.stats().cache_hits == 30
+    assert session.stats().reads == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.5, float("nan")])
+def test_a_weight_out_of_range_is_refused(model: Model, weight: float) -> None:
+    with pytest.raises(FlashError, match="miss_weight must be above 0 and at most 1"):
+        open_session(model, miss_weight=weight)
 
 
 def test_the_hot_selector_computes_the_pinned_set_and_reads_nothing(model: Model) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import note, size
-from .options import Memory, Mode, Pack, Threads, engine_options
+from .options import Memory, MissWeight, Mode, Pack, Threads, engine_options
 
 EPILOG = "Example: [dim]handheld llm generate smollm2.flash --memory 96MB --prompt 'Once upon a time'[/dim]"
 
@@ -21,6 +21,7 @@ def run(
     max_tokens: Annotated[int, typer.Option(help="Tokens to generate, at most.", min=1)] = 128,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt as a user's question.")] = False,
     threads: Threads = 2,
+    miss_weight: MissWeight = None,
 ) -> None:
     """Generate text with a packed model, within a memory limit.
 
@@ -34,7 +35,7 @@ def run(
     opened = open_pack(pack)
     tokenizer = PackTokenizer(pack)
     ids = tokenizer.encode(tokenizer.chat(prompt) if chat else prompt)
-    options = engine_options(opened, memory, mode, len(ids) + max_tokens, threads)
+    options = engine_options(opened, memory, mode, len(ids) + max_tokens, threads, miss_weight)
     model = opened.model(options)
     started = time.perf_counter()
     for piece in tokenizer.stream(model.generate(ids, max_tokens)):

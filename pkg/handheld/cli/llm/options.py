@@ -29,6 +29,16 @@ Mode = Annotated[
         help="dense, exact or selected.", show_default="selected where the pack has a selector, else exact"
     ),
 ]
+MissWeight = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        help="Selected mode: what the score of a neuron counts for that has to be read, 0 to 1. Lower reads less "
+        "and loses more.",
+        min=0.01,
+        max=1,
+        show_default="0.5",
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads that compute.", min=1)]
 
 
@@ -40,7 +50,9 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
-def engine_options(pack: Any, memory: str | None, mode: str | None, context: int, threads: int) -> Any:
+def engine_options(
+    pack: Any, memory: str | None, mode: str | None, context: int, threads: int, miss_weight: float | None
+) -> Any:
     """The ModelOptions that these arguments ask for."""
     from handheld.runtime.flash.text import model_options
 
@@ -48,7 +60,8 @@ def engine_options(pack: Any, memory: str | None, mode: str | None, context: int
         raise CommandError(f"There is no mode {mode}: use dense, exact or selected.")
     if mode == "selected" and not pack.info.selector:
         raise CommandError(f"{pack.path} has no selector: pack it with --selector, or use dense or exact mode.")
-    return model_options(pack, None if memory is None else parse_size(memory), mode, context, threads)  # type: ignore[arg-type]
+    budget = None if memory is None else parse_size(memory)
+    return model_options(pack, budget, mode, context, threads, miss_weight)  # type: ignore[arg-type]
 
 
 def read_text(path: Path) -> str:

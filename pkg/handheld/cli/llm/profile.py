@@ -9,7 +9,7 @@ import typer
 
 from ..console import note, say, size, table
 from ..progress import bar
-from .options import Memory, Mode, Pack, Threads, engine_options, read_text
+from .options import Memory, MissWeight, Mode, Pack, Threads, engine_options, read_text
 
 EPILOG = "Example: [dim]handheld llm profile smollm2.flash --memory 96MB --trace trace.safetensors[/dim]"
 
@@ -37,6 +37,7 @@ def run(
         ),
     ] = None,
     threads: Threads = 2,
+    miss_weight: MissWeight = None,
 ) -> None:
     """Measure decoding with a packed model on this machine.
 
@@ -51,7 +52,7 @@ def run(
 
     opened = open_pack(pack)
     prompt = PackTokenizer(pack).encode(_PROMPT if text is None else read_text(text))
-    options = engine_options(opened, memory, mode, len(prompt) + tokens + 1, threads)
+    options = engine_options(opened, memory, mode, len(prompt) + tokens + 1, threads, miss_weight)
     if not opened.info.direct_io:
         note("This file system refuses direct reads: the page cache takes part in the figures.")
     result = profile_decoding(opened, options, prompt, tokens)

@@ -10,7 +10,7 @@ import typer
 
 from ..console import say, size, table
 from ..progress import bar
-from .options import Memory, Pack, Threads, parse_size, read_text
+from .options import Memory, MissWeight, Pack, Threads, parse_size, read_text
 
 EPILOG = "Example: [dim]handheld llm quality smollm2.flash held-out.txt --memory 96MB[/dim]"
 
@@ -26,6 +26,7 @@ def run(
         typer.Option("--out", "-o", help="JSON file to write.", show_default=False),
     ] = None,
     threads: Threads = 2,
+    miss_weight: MissWeight = None,
 ) -> None:
     """What exact and selected mode lose on a text against dense mode, and what they read.
 
@@ -41,7 +42,7 @@ def run(
     ids = PackTokenizer(pack).encode(read_text(text))[:tokens]
     budget_bytes = None if memory is None else parse_size(memory)
     with bar("Reading") as progress:
-        results = quality(opened, ids, budget_bytes, piece, threads, progress)
+        results = quality(opened, ids, budget_bytes, piece, threads, miss_weight, progress)
     table(
         f"{len(ids) // piece} pieces of {piece} tokens",
         ["mode", "perplexity", "as exact", "read a token", "neurons computed", "hits"],

@@ -140,6 +140,8 @@ typedef struct hh_flash_session_options {
   uint32_t selector;         /* NONE: the pack's own; HOT: the resident set only */
   float select_share;        /* 0: the selector's thresholds, which with HH_FLASH_COMPUTE_RESIDENT pinned neurons are
                                 not compared with; else the share (0, 1] of neurons with the best scores */
+  float miss_weight;         /* (0, 1], default 1: what the score of a neuron that is not resident counts for, so that
+                                one that has to be read must matter more than one that is there */
 } hh_flash_session_options;
 
 typedef struct hh_flash_stats {
@@ -255,7 +257,8 @@ typedef struct hh_flash_model_options {
   uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
                               before its attention; 0 (default): not */
   hh_flash_session_options session; /* budget_bytes covers the whole model. window_tokens is UNLIMITED by default here,
-                                       pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit */
+                                       pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit,
+                                       miss_weight 0.5 */
 } hh_flash_model_options;
 
 #define HH_FLASH_MAX_EOS 16
