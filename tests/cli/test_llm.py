@@ -58,9 +58,7 @@ def test_the_whole_way_from_a_checkpoint_to_text_and_a_plan(
     assert 0 < float(held) < 40
 
     trace, figures = tmp_path / "trace.safetensors", tmp_path / "profile.json"
-    status, out, _ = llm(
-        "profile", pack, "--tokens", 8, "--out", figures, "--trace", trace, "--miss-weight", 0.3
-    )
+    status, out, _ = llm("profile", pack, "--tokens", 8, "--out", figures, "--trace", trace, "--miss-weight", 0.3)
     assert status == 0
     assert "says nothing about a phone" in out
     assert len(json.loads(figures.read_text())["token_ns"]) == 8
