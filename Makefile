@@ -9,7 +9,7 @@ PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (about 8 minutes with set-up)"
-	@echo "make test       the test suite (15 to 30 minutes with set-up)"
+	@echo "make test       the test suite (about 20 minutes with set-up, on two cores)"
 	@echo "make test-slow  full-size exports and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"
 	@echo "make flash      rebuild the flash engine after a change of its sources"
