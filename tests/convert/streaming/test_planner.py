@@ -18,7 +18,7 @@ from handheld.models import PRESETS, TurboVAEDecoder
 
 FP32 = TARGETS["onnx"].precision("fp32")
 # Nothing but what the graphs need.
-BARE = Overhead(0, 0, 1.0, False, 1.0, "made up")
+BARE = Overhead(0, 0, 1.0, False, 1.0, 1.0, "made up")
 HEIGHT, WIDTH, FRAMES = 6, 4, 6
 
 
@@ -125,10 +125,11 @@ def test_the_peak_of_a_pass_adds_up() -> None:
     from handheld.convert.streaming.memory import ProgramSize
 
     held = [(ProgramSize(10, 100, 0, 0), 1000, 200), (ProgramSize(20, 300, 0, 0), 4000, 500)]
-    shares_outputs = Overhead(7, 1, 2.0, False, 1.0, "made up")
+    shares_outputs = Overhead(7, 1, 2.0, False, 1.0, 1.0, "made up")
     assert shares_outputs.peak_bytes(held) == 7 + 2 + 2 * 30 + 5000 + 700 + 500 + 300
-    keeps_outputs = Overhead(7, 1, 1.0, True, 1.5, "made up")
+    keeps_outputs = Overhead(7, 1, 1.0, True, 1.5, 1.0, "made up")
     assert keeps_outputs.peak_bytes(held) == 7 + 2 + 30 + 5000 + 700 + 700 + 450
+    assert Overhead(7, 1, 2.0, False, 1.5, 3.0, "made up").whole_clip_bytes(10, 100) == 7 + 1 + 20 + 300
 
 
 def test_fit_says_what_each_stage_takes_and_what_fits() -> None:
