@@ -8,7 +8,7 @@ PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 .PHONY: demo test test-slow lint setup flash flash-sanitize flash-doors flash-arm runner-arm android ios clean help
 
 help:
-	@echo "make demo       distil, export, verify and profile the embedded default (8 to 15 minutes with set-up)"
+	@echo "make demo       distil, export, verify and profile the embedded default (8 to 17 minutes with set-up)"
 	@echo "make test       the test suite (about 20 minutes with set-up, on two cores)"
 	@echo "make test-slow  full-size exports and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"

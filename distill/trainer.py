@@ -114,7 +114,7 @@ class Trainer:
                 if stopped() and self.step < steps:
                     raise DistillInterrupted(
                         f"Stopped at step {self.step} of {steps}; the checkpoint is in {self.folder}. "
-                        "Continue with --resume."
+                        f"Continue with: handheld distill --out {self.folder.parent} --resume"
                     )
 
     def _save(self) -> None:

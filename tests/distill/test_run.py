@@ -171,7 +171,7 @@ def test_a_signal_finishes_the_step_saves_and_resume_equals_an_uninterrupted_run
             os.kill(os.getpid(), number)
 
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with pytest.raises(DistillInterrupted, match=r"Stopped at step 6 of 12.*--resume"):
+    with pytest.raises(DistillInterrupted, match=r"Stopped at step 6 of 12.*distill --out \S+ --resume"):
         run("a", progress=Recorder(stop))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     with pytest.raises(DistillError, match="unfinished: go on with --resume"):
