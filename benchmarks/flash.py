@@ -7,7 +7,7 @@ Sections, all by default:
   kernels     feed-forward arithmetic against memory bandwidth
   selector    what the selector finds of what is active, by how much it selects
   techniques  a row for each technique of "LLM in a flash", end to end: bytes read, where the time goes, tokens/s
-  quality     the real model: perplexity of each mode within the budget at which techniques are measured
+  quality     the real model: perplexity of each mode with half of the neurons resident
   peer        tokens/s beside llama.cpp, whose memory is paged out to the same residency before each token
 
 smollm2 is SmolLM2-135M-Instruct, its own weights and a real text. 1b and 3b are random weights in the shapes of
@@ -44,6 +44,7 @@ from handheld.runtime.host import conditions, describe_host
 
 SCHEMA_VERSION = 1
 SECTIONS = ("storage", "kernels", "selector", "techniques", "quality", "peer")
+_PIECE_TOKENS = 256  # of a text that perplexity is measured on
 _BY_MODEL = ("selector", "techniques", "quality", "peer")
 
 
@@ -130,11 +131,12 @@ def fidelity(run: Run, subject: Subject) -> None:
         return
     note(f"{subject.name}: quality")
     pack = subject.open()
-    options = model_options(pack, None, "selected", subject.context, run.options.threads)
+    # The budget is of the context that a piece of the text takes: what a longer one left over would hold neurons.
+    options = model_options(pack, None, "selected", _PIECE_TOKENS, run.options.threads)
     budget = flash_techniques.budget_for(pack, options, 0.5)
     text = reference_text()
-    tokens = PackTokenizer(pack.path).encode(text[len(text) // 2 :][:8192])[:512]
-    rows = [asdict(row) for row in quality(pack, tokens, budget, compute_threads=run.options.threads)]
+    tokens = PackTokenizer(pack.path).encode(text[len(text) // 2 :][:8192])[: 2 * _PIECE_TOKENS]
+    rows = [asdict(row) for row in quality(pack, tokens, budget, _PIECE_TOKENS, run.options.threads)]
     run.note(("models", subject.name, "quality"), rows)
     for row in rows:
         print(
