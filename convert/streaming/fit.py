@@ -11,9 +11,9 @@ from torch import fx
 
 from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
-from ..memory import lifetimes, live_bytes, peak_memory, weight_bytes
+from ..memory import lifetimes, live_bytes
 from ..rewrite import apply, capture, module_of, multiply_adds
-from ..target import Precision, Target
+from ..target import Target
 from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes
 from .overheads import Overhead, overhead_of
@@ -131,9 +131,6 @@ def fit(
         example = torch.empty(tuple(latents))
     graph = capture(model, (example,))
     apply(graph, wanted.rewrites)
-    whole = overhead.whole_clip_bytes(
-        weight_bytes(graph, wanted.dtype), peak_memory(graph, wanted.dtype).size_bytes
-    )
     planner = Planner(UnitSizes(model, height, width, wanted), frames, overhead)
     cuts = default_cuts(model, frames)
     proposed = planner.fitting(budget_bytes)
@@ -142,7 +139,7 @@ def fit(
         name,
         budget_bytes,
         tuple(_stages(graph, wanted.dtype, planner)),
-        whole,
+        overhead.whole_clip_bytes(graph, wanted.dtype),
         multiply_adds(graph),
         Proposal(cuts, planner.size(cuts)),
         Proposal(*proposed) if proposed else None,
@@ -156,17 +153,11 @@ def whole_clip_bytes(
     """The peak of a process that decodes a whole clip at once, as `fit` has it."""
     with torch.device("meta"):
         model = TurboVAEDecoder(config).eval()
+        example = torch.empty(tuple(latents))
     wanted = target.precision(precision or target.default_precision)
-    return _whole_clip(model, latents, wanted, overhead_of(target.runtime))[1]
-
-
-def _whole_clip(
-    model: TurboVAEDecoder, latents: Sequence[int], precision: Precision, overhead: Overhead
-) -> tuple[fx.GraphModule, int]:
-    graph = capture(model, (torch.empty(tuple(latents), device="meta"),))
-    apply(graph, precision.rewrites)
-    weights, peak = weight_bytes(graph, precision.dtype), peak_memory(graph, precision.dtype)
-    return graph, overhead.whole_clip_bytes(weights, peak.size_bytes)
+    graph = capture(model, (example,))
+    apply(graph, wanted.rewrites)
+    return overhead_of(target.runtime).whole_clip_bytes(graph, wanted.dtype)
 
 
 def choose_cuts(

@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import fx
+
 from ..errors import ExportError
+from ..memory import peak_memory, weight_bytes
+from .arena import arena_bytes
 
 if TYPE_CHECKING:
     from .memory import ProgramSize
@@ -25,7 +30,7 @@ class Overhead:
         outputs_stay: whether each program has memory of its own for what it gives while it is loaded, or the driver
             has it written to memory that programs share.
         inner: resident bytes per byte of activations inside a program, of a pass that takes the most of these.
-        whole: the same of one program for a whole clip, as a rule.
+        whole: the same of one program for a whole clip; None where `arena` computes it.
         source: how and where this was measured.
     """
 
@@ -34,7 +39,7 @@ class Overhead:
     weights: float
     outputs_stay: bool
     inner: float
-    whole: float
+    whole: float | None
     source: str
 
     def peak_bytes(self, held: Sequence[tuple[ProgramSize, int, int]]) -> int:
@@ -54,13 +59,18 @@ class Overhead:
             + self.inner * max(inner)
         )
 
-    def whole_clip_bytes(self, weights: int, activations: int) -> int:
-        """Of one program on a whole clip.
+    def whole_clip_bytes(self, graph: fx.GraphModule, dtype: torch.dtype) -> int:
+        """Of one program on a whole clip, from its graph.
 
         Args:
-            activations: most at once, inputs and outputs with them.
+            dtype: in which the artefact holds what the graph has in fp32.
         """
-        return int(self.process_bytes + self.program_bytes + self.weights * weights + self.whole * activations)
+        if self.whole is None:
+            activations = arena_bytes(graph, dtype)
+        else:
+            activations = int(self.whole * peak_memory(graph, dtype).size_bytes)
+        weights = int(self.weights * weight_bytes(graph, dtype))
+        return self.process_bytes + self.program_bytes + weights + activations
 
 
 OVERHEADS: dict[str, Overhead] = {
@@ -71,10 +81,10 @@ OVERHEADS: dict[str, Overhead] = {
         outputs_stay=False,
         # An arena that grows by doubling, and keeps what it has for all programs.
         inner=2.5,
-        whole=2.1,
+        whole=None,
         source="measured with onnxruntime on x86-64 Linux, 2 threads, fp32: ltx streamed at 256x256 and 704x1280; "
-        "passes of tiny at 704x1280 took 1.7 to 3 bytes for each of theirs; whole clips of ltx, 33 frames of "
-        "256x256 and 25 of 704x1280, 1.9 and 2.3",
+        "passes of tiny at 704x1280 took 1.7 to 3 bytes for each of theirs; whole clips by its allocator, run on "
+        "sizes alone",
     ),
     "executorch": Overhead(
         process_bytes=240 * _MB,  # its Python bindings import torch

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from handheld.convert import TARGETS, ExportError
+from handheld.convert.rewrite import capture
 from handheld.convert.streaming import Cut, PassCut, build
 from handheld.convert.streaming.fit import fit
 from handheld.convert.streaming.memory import UnitSizes, stream_size
@@ -129,15 +131,22 @@ def test_the_peak_of_a_pass_adds_up() -> None:
     assert shares_outputs.peak_bytes(held) == 7 + 2 + 2 * 30 + 5000 + 700 + 500 + 300
     keeps_outputs = Overhead(7, 1, 1.0, True, 1.5, 1.0, "made up")
     assert keeps_outputs.peak_bytes(held) == 7 + 2 + 30 + 5000 + 700 + 700 + 450
-    assert Overhead(7, 1, 2.0, False, 1.5, 3.0, "made up").whole_clip_bytes(10, 100) == 7 + 1 + 20 + 300
+
+
+def test_the_peak_of_a_whole_clip_adds_up() -> None:
+    graph = capture(nn.Conv2d(2, 3, 1), (torch.empty(1, 2, 4, 5, device="cpu"),))
+    weights, activations = 4 * (3 * 2 + 3), 4 * (2 * 20 + 3 * 20)
+    by_rule = Overhead(7, 1, 2.0, False, 1.5, 3.0, "made up").whole_clip_bytes(graph, torch.float32)
+    assert by_rule == 7 + 1 + 2 * weights + 3 * activations
+    by_arena = Overhead(7, 1, 2.0, False, 1.5, None, "made up").whole_clip_bytes(graph, torch.float32)
+    assert by_arena == 7 + 1 + 2 * weights + 256 + 240  # a block of the arena, and the copy of the output
 
 
 def test_fit_says_what_each_stage_takes_and_what_fits() -> None:
     found = fit(PRESETS["tiny"], (1, 48, 5, 32, 32), TARGETS["onnx"], 10**9)
     assert [stage.name for stage in found.stages] == ["conv_in", "mid_block", "up_blocks.0", "up_blocks.1", "tail"]
-    whole = max(stage.whole_bytes for stage in found.stages)
-    overhead = overhead_of("onnxruntime")
-    assert found.whole_bytes == overhead.whole_clip_bytes(sum(s.weight_bytes for s in found.stages), whole)
+    weights, activations = sum(s.weight_bytes for s in found.stages), max(s.whole_bytes for s in found.stages)
+    assert found.whole_bytes > overhead_of("onnxruntime").process_bytes + weights + activations
     assert (
         found.default.size.multiply_adds > found.whole_multiply_adds
     )  # frames of no clip, at the ends of segments
