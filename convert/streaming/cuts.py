@@ -18,8 +18,8 @@ from .units import Survey, units_of
 # every call does a part of its work for the frames that it keeps, too.
 _LEAST_FRAMES = 4
 
-# ... or a few more, where a clip then has fewer frames over; even, for those tiles.
-_MORE_FRAMES = (0, 2, 4)
+# ... or up to so many more, where a clip then has fewer frames over.
+_MORE_FRAMES = 8
 
 # What a segment more has to save, as a part of the decoder's work: it is a program and buffers more.
 _WORTH_A_SEGMENT = 0.005
@@ -61,10 +61,10 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
 
     Args:
         frames: latent frames of the clips that the work is counted for.
-        chunk: latent frames that the first segment takes; the others take as many of their own, or a few more.
+        chunk: frames that a segment's call takes at the least; or 4, if that is more, in one that is not causal.
     """
     if chunk < 1:
-        raise ExportError(f"chunk is {chunk}; the number of latent frames of a call is needed, 1 or more.")
+        raise ExportError(f"chunk is {chunk}; the least number of frames of a call is needed, 1 or more.")
     layers = _layers(model)
     lengths = [frames]
     for layer in layers:
@@ -73,21 +73,19 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     # By units: what the best cuts of so many waste, and they.
     least: list[tuple[float, tuple[Cut, ...]]] = [(0.0, ())]
     rates = [chunk]
+    causal = model.config.decoder_causal
+    least_frames = max(chunk, _LEAST_FRAMES)
+    sizes = range(least_frames, least_frames + _MORE_FRAMES + 1)
     for stop in range(1, len(layers) + 1):
         rates.append(rates[-1] * layers[stop - 1].end.rate)
         found: list[tuple[float, tuple[Cut, ...]]] = []
         for start in range(stop):
             wasted, cuts = least[start]
-            for n in _chunks(rates[start], model.config.decoder_causal):
+            for n in [rates[start]] if causal else sizes:
                 own = _wasted(layers[start:stop], lengths[start], n) + _WORTH_A_SEGMENT * total
                 found.append((wasted + own, (*cuts, Cut(stop - start, n))))
         least.append(min(found, key=lambda one: one[0]))
     return (PassCut(least[-1][1]),)
-
-
-def _chunks(rate: int, causal: bool) -> list[int]:
-    """Frames that a call may take where one of the first segment's comes to `rate`, the fewest first."""
-    return [rate] if causal else [max(rate, _LEAST_FRAMES) + more for more in _MORE_FRAMES]
 
 
 def work_of(model: TurboVAEDecoder) -> list[float]:

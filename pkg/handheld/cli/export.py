@@ -65,7 +65,11 @@ def run(
     ] = False,
     chunk: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="With --stream: latent frames of a step, at least.", show_default="1"),
+        typer.Option(
+            min=1,
+            help="With --stream: frames of a call, at least; latent frames of one where the decoder is causal.",
+            show_default="4, causal 1",
+        ),
     ] = None,
     budget: Annotated[
         Optional[str],  # noqa: UP045
