@@ -1,10 +1,14 @@
 """What onnxruntime holds for the activations of a graph: its allocator, run on sizes alone.
 
-The arena asks the system for regions, each twice as large as the one before, and keeps them. A tensor takes the
-smallest free block that holds it and gives the rest of that back, unless it is little; free neighbours become one
-block. What was never written to takes no memory, so that a region counts up to the last byte that a tensor had.
+The arena asks the system for regions, each twice as large as the one before up to 1 GiB, and keeps them. A tensor
+takes the smallest free block that holds it and gives the rest of that back, unless it is little; free neighbours
+become one block. What was never written to takes no memory, so that a region counts up to the last byte that a
+tensor had.
 
-Source: onnxruntime, core/framework/bfc_arena.cc, with its defaults (`kNextPowerOfTwo`).
+Our sessions turn off onnxruntime's planning and reuse of buffers: each tensor is taken and given back by itself.
+
+Source: onnxruntime 1.31, core/framework/bfc_arena.cc, with its defaults (`kNextPowerOfTwo`), and the
+`max_power_of_two_extend_bytes` of 1.32.
 """
 
 from __future__ import annotations
@@ -17,6 +21,8 @@ from torch import fx
 from ..memory import lifetimes
 
 _FIRST_REGION = 1 << 20
+# What is at least as large gets a region of its own size.
+_LARGEST_REGION = 1 << 30
 _ALIGNMENT = 256
 # A block of less than twice the size that is asked for is given whole, unless this much would lie idle.
 _MOST_IDLE = 128 << 20
@@ -89,12 +95,15 @@ class Arena:
                 blocks[first].size += blocks.pop(second).size
 
     def _grow(self, size: int) -> _Block:
-        large_enough = self._next_size >= size
-        while self._next_size < size:
-            self._next_size *= 2
+        grown = size
+        if size < _LARGEST_REGION:
+            doubles = self._next_size >= size
+            while self._next_size < size:
+                self._next_size *= 2
+            grown = self._next_size
+            if doubles:
+                self._next_size = min(2 * grown, _LARGEST_REGION)
         region = _Region()
-        region.blocks.append(_Block(region, 0, self._next_size))
+        region.blocks.append(_Block(region, 0, grown))
         self._regions.append(region)
-        if large_enough:
-            self._next_size *= 2
         return region.blocks[0]

@@ -24,6 +24,18 @@ def test_regions_grow_and_count_up_to_the_last_byte_that_was_written() -> None:
     assert arena.touched_bytes == 47 * MIB
 
 
+def test_what_is_larger_than_the_largest_region_gets_one_of_its_own_size() -> None:
+    arena = Arena()
+    arena.take(1000 * MIB)  # in a region of 1 GiB, as large as they get
+    arena.release(arena.take(1500 * MIB))
+    arena.take(600 * MIB)
+    arena.take(900 * MIB)  # what is left of the 1500
+    assert arena.touched_bytes == 2500 * MIB
+    arena.take(20 * MIB)
+    arena.take(1100 * MIB)
+    assert arena.touched_bytes == 2500 * MIB + 20 * MIB + 1100 * MIB
+
+
 def test_free_blocks_are_split_and_put_together_again() -> None:
     arena = Arena()
     blocks = [arena.take(2 * MIB) for _ in range(3)]  # in regions of 2, 2 and 4

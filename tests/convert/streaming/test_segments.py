@@ -137,6 +137,15 @@ def test_other_kernels_and_patch_heads_stream_too(kernel: int, patch_size: int) 
     assert_same_function(decode(model, default_cuts(model, 3), latents), model.decode(latents))
 
 
+@pytest.mark.parametrize(("chunk", "least"), [(1, 4), (6, 6)])
+def test_default_cuts_take_the_least_frames_or_a_few_more(chunk: int, least: int) -> None:
+    (part,) = default_cuts(narrow("ltx"), 5, chunk)
+    chunks = [cut.chunk for cut in part.cuts]
+    assert least <= min(chunks)
+    assert max(chunks) <= least + 8
+    assert len(set(chunks)) > 1  # each as its own number of frames wants it
+
+
 @pytest.mark.parametrize("name", ["ltx", "dc"])
 @pytest.mark.parametrize("split", [False, True])
 def test_a_causal_decoder_gives_the_frames_of_a_latent_before_it_asks_for_the_next(name: str, split: bool) -> None:
