@@ -25,7 +25,7 @@ class Timeline:
 
     Attributes:
         rate: its frames per frame of the input.
-        delay: its frames that come before the clip's first one, the segment's lead included.
+        delay: its frames that come before the clip's first one, the segment's lead included. Of x it is the lead.
         dropped: a clip of T input frames has T * rate - dropped frames here.
     """
 
@@ -63,6 +63,8 @@ class Segment:
         input, output: shapes of x and y.
         lead: frames of the first call's x before the clip's first one, of any finite value. The streams of a causal
             decoder lose frames at the start of a clip; with as many in front, no segment waits for the next latent.
+            If negative, so many of the clip's first frames are the last of the first call's `state_0`, and x begins
+            behind them: of what the first convolution looks ahead, nothing is computed before the clip.
         convs: in the order of the selects and states.
         states: shapes; `kernel - 1` frames each.
         end: the stream of y.
@@ -252,13 +254,24 @@ def _segment_fault(segment: Segment) -> str:
         return f"shapes {segment.input} and {segment.output}: 4 dimensions are needed"
     if segment.output[0] != segment.chunk * segment.end.rate:
         return f"{segment.chunk} frames at rate {segment.end.rate} are not the {segment.output[0]} of the output"
-    if segment.lead >= segment.chunk:
-        return f"a lead of {segment.lead} frames leaves none of {segment.chunk} for the clip"
     if segment.output[2] % segment.input[2] or segment.output[3] != segment.input[3] * segment.scale:
         return f"height and width do not grow alike from {segment.input} to {segment.output}"
     if [state[0] for state in segment.states] != [conv.kernel - 1 for conv in segment.convs]:
         return "the states do not have kernel - 1 frames, one for each convolution"
-    return ""
+    return _lead_fault(segment)
+
+
+def _lead_fault(segment: Segment) -> str:
+    lead, convs = segment.lead, segment.convs
+    if lead >= segment.chunk:
+        return f"a lead of {lead} frames leaves none of {segment.chunk} for the clip"
+    if lead < 0:
+        kept = segment.states[0] if convs and convs[0].at == Timeline(delay=lead) else (0,)
+        if kept[1:] != segment.input[1:] or kept[0] < -lead:
+            return f"a lead of {lead} frames, and no first convolution that keeps as many frames of x"
+        convs = convs[1:]
+    early = min(segment.end.delay, *(conv.at.delay for conv in convs), 0)
+    return f"a delay of {early} frames: only what reads x may be early, by a lead" if early else ""
 
 
 def _strip_fault(segments: tuple[Segment, ...], strip: Strip, heights: list[int]) -> str:
@@ -281,9 +294,8 @@ def _strip_fault(segments: tuple[Segment, ...], strip: Strip, heights: list[int]
 
 # Small enough that readers in other languages multiply any two of them in 64 bits.
 _count = partial(parsing.integer, most=2**31 - 1)
-_TIMELINE = parsing.record(
-    Timeline, {"rate": _count(1), "delay": _count(0), "dropped": _count(0)}
-)
+_signed = _count(1 - 2**31)
+_TIMELINE = parsing.record(Timeline, {"rate": _count(1), "delay": _signed, "dropped": _count(0)})
 _SHAPE = parsing.sequence(_count(1), least=1)
 _SEGMENT = parsing.record(
     Segment,
@@ -292,7 +304,7 @@ _SEGMENT = parsing.record(
         "units": parsing.sequence(parsing.text(), least=1),
         "input": _SHAPE,
         "output": _SHAPE,
-        "lead": _count(0),
+        "lead": _signed,
         "convs": parsing.sequence(parsing.record(TimeConv, {"kernel": _count(2), "at": _TIMELINE})),
         "states": parsing.sequence(_SHAPE),
         "end": _TIMELINE,

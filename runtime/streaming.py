@@ -50,7 +50,7 @@ class _Stage:
         parts = (scratch[end - state.size : end] for end, state in zip(ends, self.states))
         self._new_states = [part.reshape(state.shape) for part, state in zip(parts, self.states)]
         self.calls = 0
-        self.filled = segment.lead  # frames of x that are in place
+        self.filled = segment.lead  # frames of x that are in place; negative: so many go to the first state before
 
     @property
     def taken(self) -> int:
@@ -60,8 +60,10 @@ class _Stage:
     def push(self, frames: np.ndarray) -> Iterator[np.ndarray]:
         """Take frames; give those that are final by now, each piece until the next one is asked for."""
         while len(frames):
-            part = frames[: self.segment.chunk - self.filled]
-            self.x[self.filled : self.filled + len(part)] = part
+            early = self.filled < 0
+            room = self.states[0][self.filled :] if early else self.x[self.filled :]
+            part = frames[: len(room)]
+            room[: len(part)] = part
             self.filled += len(part)
             frames = frames[len(part) :]
             if self.filled == self.segment.chunk:
@@ -71,7 +73,8 @@ class _Stage:
         """End the clip: give its last frames."""
         total = self.taken
         while self.calls < self.segment.calls(total):
-            self.x[self.filled :] = self.x[self.filled - 1]  # before a call that is all padding: x[-1] of the last
+            filled = max(self.filled, 0)
+            self.x[filled:] = self.x[filled - 1]  # before a call that is all padding: x[-1] of the last, or zeros
             yield from self._call(total)
 
     def _call(self, total: int | None) -> Iterator[np.ndarray]:
@@ -363,7 +366,7 @@ class Clip:
             if name in own and (array.dtype, array.shape) != (own[name].dtype, own[name].shape)
         ]
         stages = self._chain.stages
-        if wrong or not _are_places(places, [stage.segment.chunk for stage in stages]):
+        if wrong or not _are_places(places, [stage.segment for stage in stages]):
             raise RuntimeFailure(f"The state was altered: {', '.join(wrong) or places}. Begin the clip again.")
         for name, array in tensors.items():
             own[name][...] = array
@@ -396,16 +399,17 @@ def _at_least_one(arriving: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         raise RuntimeFailure("No latents to decode: one frame or more are needed.")
 
 
-def _are_places(places: Any, chunks: Sequence[int]) -> bool:
-    """Whether they are [calls, filled] of each stage."""
+def _are_places(places: Any, segments: Sequence[Segment]) -> bool:
+    """Whether they are [calls, filled] of each segment's stage."""
     return (
         isinstance(places, list)
-        and len(places) == len(chunks)
+        and len(places) == len(segments)
         and all(
             isinstance(place, list)
             and len(place) == 2
-            and all(isinstance(number, int) and number >= 0 for number in place)
-            and place[1] < chunk
-            for place, chunk in zip(places, chunks)
+            and all(isinstance(number, int) for number in place)
+            and place[0] >= 0
+            and (0 if place[0] else segment.lead) <= place[1] < segment.chunk
+            for place, segment in zip(places, segments)
         )
     )

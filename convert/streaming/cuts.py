@@ -43,8 +43,13 @@ class PassCut:
 
 @dataclass(frozen=True)
 class _Layer:
-    """A unit: where the clip stands behind it, against its own input, and operations per frame of that."""
+    """A unit: where the clip stands behind it, against its own input, and operations per frame of that.
 
+    Attributes:
+        ahead: as `Unit.ahead`.
+    """
+
+    ahead: int
     end: Timeline
     operations: float
 
@@ -52,9 +57,9 @@ class _Layer:
 def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
     """One pass over the whole frame, fast rather than small.
 
-    A segment's first calls compute frames before the clip, as many as it looks ahead, and its last call frames
-    behind it. The less of that, the better; it counts little where frames are small, so that the first units become
-    one segment.
+    A segment's first calls compute frames before the clip, as many as it looks ahead behind its first convolution,
+    and its last call frames behind it. The less of that, the better; it counts little where frames are small, so
+    that the first units become one segment.
 
     A causal decoder takes exactly `chunk` latent frames at a time in all of its segments, so that frames come with
     their latent.
@@ -106,13 +111,13 @@ def _layers(model: TurboVAEDecoder) -> list[_Layer]:
         flow = Survey()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             x = unit(x, flow)[:, :, :_LEAST_FRAMES]
-        layers.append(_Layer(flow.at, counter.get_total_flops() / _LEAST_FRAMES))
+        layers.append(_Layer(unit.ahead, flow.at, counter.get_total_flops() / _LEAST_FRAMES))
     return layers
 
 
 def _wasted(layers: Sequence[_Layer], frames: int, chunk: int) -> float:
     """Operations on frames that are not the clip's, of a segment of these layers."""
-    rate, delay, length, operations = 1, 0, frames, 0.0
+    rate, delay, length, operations = 1, -layers[0].ahead, frames, 0.0
     for layer in layers:
         operations += rate * layer.operations
         rate *= layer.end.rate

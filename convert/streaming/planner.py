@@ -1,9 +1,9 @@
 """The choice of cuts, chunks, passes and strips for a memory budget.
 
-Where to cut is a trade. Of a segment of several units all units compute the frames that the last of them only looks
-ahead at, and a clip has that many frames more; a segment of its own needs buffers for its input and output. Larger
-chunks cost less per frame and more memory. A pass holds only its own weights and states, and writes its frames to a
-file for the next one. Strips make everything lower, and the rows around them are computed twice.
+Where to cut is a trade. Of a segment of several units all units compute the frames that those behind the first
+only look ahead at, and a clip has that many frames more; a segment of its own needs buffers for its input and
+output. Larger chunks cost less per frame and more memory. A pass holds only its own weights and states, and writes
+its frames to a file for the next one. Strips make everything lower, and the rows around them are computed twice.
 
 The search: the best passes up to each unit, from those up to the units before it; of passes in strips that are not
 the last, those of a few units. In each pass a shortest path over the cuts and chunks, for several limits of a
@@ -282,7 +282,7 @@ class Planner:
     def _from(
         self, first: int, start: int, stop: int, chunk: int, parts: Sequence[float], strips: int
     ) -> Iterator[_Option]:
-        at = Timeline()
+        at = Timeline(delay=self._units[start].segment.lead)
         x_bytes = self.itemsize * chunk * math.prod(self._units[start].segment.input[1:]) * parts[start - first]
         work = inner = states = 0.0
         for index in range(start, min(stop, start + _MOST_UNITS)):
@@ -292,7 +292,8 @@ class Planner:
             inner = max(inner, unit.size.inner_bytes * unit.share(now) * part)
             states += self._state_bytes(unit) * part
             end = unit.segment.end
-            at = Timeline(at.rate * end.rate, at.delay * end.rate + end.delay, 0)
+            own_delay = end.delay - unit.segment.lead * end.rate
+            at = Timeline(at.rate * end.rate, at.delay * end.rate + own_delay, 0)
             y_bytes = self.itemsize * now * end.rate * math.prod(unit.segment.output[1:]) * part
             calls = -(-(self._lengths[index + 1] + at.delay) // (chunk * at.rate))
             yield _Option(start, index + 1, chunk, work * calls * strips, x_bytes + y_bytes, inner, states)

@@ -68,7 +68,7 @@ def build(
             program = filename.format(f"segment_{len(modules)}")
             surveyed, shapes = shapes[: cut.units], shapes[cut.units :]
             before = segments[-1] if segments and model.config.decoder_causal else None
-            segment = _survey(surveyed, names, cut.chunk, _lead(before, cut.chunk), shape, program)
+            segment = _survey(surveyed, names, cut.chunk, _lead(before, surveyed[0], cut.chunk), shape, program)
             segments.append(segment)
             modules.append(SegmentModule([unit for _, unit in own], segment))
             shape = segment.output[1:]
@@ -79,10 +79,14 @@ def build(
     return StreamPlan(tuple(passes)), modules
 
 
-def _lead(before: Segment | None, chunk: int) -> int:
-    """Frames that lead in, so that each call of the segment before fills one: then no frame waits for the next."""
+def _lead(before: Segment | None, first: Unit, chunk: int) -> int:
+    """The lead of a segment that begins with a unit.
+
+    In step with the segment before, so that each call of that fills one: then no frame waits for the next. Else
+    negative, by the frames that the unit looks ahead: none of them is computed before the clip.
+    """
     fits = before is not None and before.output[0] == chunk and before.end.delay < chunk
-    return before.end.delay if before is not None and fits else 0
+    return before.end.delay if before is not None and fits else -first.ahead
 
 
 def _survey(

@@ -93,7 +93,13 @@ class Survey(Flow):
 
 
 class Unit(nn.Module):
-    """A layer, called with x (1, C, t, H, W) and the flow of the call."""
+    """A layer, called with x (1, C, t, H, W) and the flow of the call.
+
+    Attributes:
+        ahead: frames that its first convolution looks ahead, where that keeps frames of the unit's x as they come.
+    """
+
+    ahead = 0
 
     def forward(self, x: Tensor, flow: Flow) -> Tensor:
         raise NotImplementedError
@@ -112,7 +118,7 @@ class StreamConv(Unit):
         self.kernel = module.kernel
         # Padding the clip (0, 1) shows how many copies of its last frame the module's rule appends.
         padded = pad_time(torch.arange(2, device="cpu").view(1, 1, 2, 1, 1), module.kernel, module.causal)
-        self.after = int(padded.sum()) - 1
+        self.ahead = self.after = int(padded.sum()) - 1
         plane: Any = module.conv if isinstance(module, Conv3d) else module.depthwise_conv
         self.rows = plane.padding[1]
         # The module itself with the same weights, only without its padding in time, which kernel 1 turns off.
@@ -137,6 +143,7 @@ class StreamResidual(Unit):
     def __init__(self, block: Any) -> None:
         super().__init__()
         self.conv1, self.conv2 = StreamConv(block.conv1), StreamConv(block.conv2)
+        self.ahead = self.conv1.ahead
         self.norm, self.first_activation = block.norm, block.first_activation
         if hasattr(block, "conv_shortcut"):
             self.norm3, self.conv_shortcut = block.norm3, block.conv_shortcut
@@ -161,6 +168,7 @@ class StreamUpsampler(Unit):
     def __init__(self, module: Upsampler) -> None:
         super().__init__()
         self.conv = StreamConv(module.conv)
+        self.ahead = self.conv.ahead
         self.rate, self.dropped = module.temporal, 0 if module.keep_first else module.temporal - 1
         self.shuffle = copy.copy(module)
         self.shuffle.keep_first = True

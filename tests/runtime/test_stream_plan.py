@@ -63,8 +63,10 @@ def stream(segment: Segment, chain: list[Layer], clip: np.ndarray, *, live: bool
     for call in range(segment.calls(len(clip))):
         known = None if live and (call + 1) * n - lead <= len(clip) else len(clip)
         x = clip[np.clip(np.arange(call * n, (call + 1) * n) - lead, 0, len(clip) - 1)]
-        if call == 0:
+        if call == 0 and lead > 0:
             x[:lead] = 1e6
+        if call == 0 and lead < 0:
+            states[0][lead:] = clip[np.clip(np.arange(-lead), 0, len(clip) - 1)]
         for i, (layer, select) in enumerate(zip(chain, segment.selects(call, known))):
             extended = np.concatenate([states[i], x])
             states[i] = extended[len(extended) - layer.kernel + 1 :]
@@ -84,7 +86,7 @@ def test_streamed_layers_are_those_of_the_whole_clip(
     whole = clip
     for layer in chain:
         whole = layer.whole(whole)
-    segment = segment_of(chain, chunk, data.draw(st.integers(0, chunk - 1)))
+    segment = segment_of(chain, chunk, data.draw(st.integers(-chain[0].after, chunk - 1)))
     assert segment.end.length(frames) == len(whole)
     np.testing.assert_allclose(stream(segment, chain, clip, live=live), whole, rtol=0, atol=1e-9)
 
@@ -137,6 +139,17 @@ def changed(pass_index: int, **change: object) -> StreamPlan:
     return StreamPlan(tuple(passes))
 
 
+def early(lead: int, **change: object) -> StreamPlan:
+    """The plan with the clip's first frames in the state of the tail's convolution."""
+    conv = TimeConv(3, Timeline(delay=lead))
+    return changed(1, **{"lead": lead, "convs": (conv,), "end": Timeline(2, 3 + 2 * lead, 1)} | change)
+
+
+def test_a_plan_may_put_the_first_frames_into_the_state() -> None:
+    for lead in (0, -1):
+        assert early(lead).faults((4, 6, 8), (3, 12, 16)) == []
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -147,6 +160,12 @@ def changed(pass_index: int, **change: object) -> StreamPlan:
         ),
         (changed(0, output=(3, 5, 6, 8)), "2 frames at rate 1 are not the 3 of the output"),
         (changed(0, lead=2), "a lead of 2 frames leaves none of 2"),
+        (changed(0, lead=-1), "a lead of -1 frames, and no first convolution that keeps as many frames of x"),
+        (changed(1, lead=-1), "a lead of -1 frames, and no first convolution that keeps as many frames of x"),
+        (early(-1, states=((2, 4, 4, 8),)), "a lead of -1 frames, and no first convolution that keeps"),
+        (early(-3), "a lead of -3 frames, and no first convolution that keeps"),
+        (changed(1, convs=(TimeConv(3, Timeline(delay=-1)),)), "a delay of -1 frames: only what reads x may"),
+        (early(-1, end=Timeline(2, -1, 1)), "a delay of -1 frames: only what reads x may"),
         (changed(0, output=(2, 5, 12, 8)), "height and width do not grow alike"),
         (changed(0, input=(2, 4, 6)), "4 dimensions are needed"),
         (changed(1, states=((1, 5, 4, 8),)), "do not have kernel - 1 frames"),

@@ -39,18 +39,17 @@ class Filter:
         Filter.loaded -= 1
 
 
-def segment(name: str, chunk: int, rows: int = HEIGHT) -> Segment:
+def segment(name: str, chunk: int, rows: int = HEIGHT, lead: int = 0) -> Segment:
     shape = (CHANNELS, rows, WIDTH)
-    conv = TimeConv(3, Timeline())
-    return Segment(
-        name, ("filter",), (chunk, *shape), (chunk, *shape), 0, (conv,), ((2, *shape),), Timeline(1, 1), 0
-    )
+    conv, end = TimeConv(3, Timeline(delay=lead)), Timeline(delay=lead + 1)
+    return Segment(name, ("filter",), (chunk, *shape), (chunk, *shape), lead, (conv,), ((2, *shape),), end, 0)
 
 
 WHOLE = (Strip((0, 0), 0, HEIGHT),)
 ONE_PASS = StreamPlan((Pass((segment("a", 2), segment("b", 3)), WHOLE),))
+EARLY = StreamPlan((Pass((segment("a", 2, lead=-1), segment("b", 3, lead=-1)), WHOLE),))
 STRIPS = (Strip((0,), 0, 3), Strip((1,), 3, 1))
-PASSES = StreamPlan((Pass((segment("a", 2, 3),), STRIPS), Pass((segment("b", 4, 3),), STRIPS)))
+PASSES = StreamPlan((Pass((segment("a", 2, 3),), STRIPS), Pass((segment("b", 4, 3, -1),), STRIPS)))
 SPOOLED = StreamPlan((Pass((segment("a", 2),), (Strip((0,), 0, HEIGHT),)), Pass((segment("b", 1),), WHOLE[:1])))
 SPOOLED = StreamPlan((SPOOLED.passes[0], Pass((segment("b", 1),), (Strip((0,), 0, HEIGHT),))))
 
@@ -79,7 +78,7 @@ def filtered(clip: np.ndarray) -> np.ndarray:
     return clip
 
 
-@pytest.mark.parametrize("plan", [ONE_PASS, PASSES, SPOOLED])
+@pytest.mark.parametrize("plan", [ONE_PASS, EARLY, PASSES, SPOOLED])
 @pytest.mark.parametrize("frames", [1, 2, 7])
 def test_frames_are_those_of_the_whole_clip(plan: StreamPlan, frames: int) -> None:
     clip = latents(frames)
@@ -146,14 +145,20 @@ def test_what_is_yielded_is_the_callers() -> None:
     np.testing.assert_allclose(np.concatenate(pieces, axis=2), filtered(clip), atol=1e-5)
 
 
+def test_the_first_frames_may_go_into_the_state_and_save_a_call() -> None:
+    calls = [sum(s.calls(n) for s in plan.segments) for plan in (ONE_PASS, EARLY) for n in (2, 6)]
+    assert calls == [3, 7, 2, 5]
+
+
+@pytest.mark.parametrize("plan", [ONE_PASS, EARLY])
 @pytest.mark.parametrize("frames", range(8))
-def test_a_saved_clip_goes_on_in_another_session(frames: int) -> None:
+def test_a_saved_clip_goes_on_in_another_session(plan: StreamPlan, frames: int) -> None:
     clip = latents(8)
-    with session() as first:
+    with session(plan) as first:
         begun = first.clip()
         pieces = begun.push(clip[:, :, :frames], first=0) if frames else []
         state = begun.save()
-    with session() as second:
+    with session(plan) as second:
         resumed = second.clip(state)
         assert resumed.taken == frames
         pieces += resumed.push(clip[:, :, frames:], first=frames)
@@ -221,6 +226,7 @@ def remade(change: Callable[[dict[str, np.ndarray]], None], places: str = "[[1, 
         (lambda: remade(lambda t: t.update({"a.x": t["a.x"][:1]})), r"altered: a.x float32 \(1, 2, 4, 3\)"),
         (lambda: remade(lambda t: None, "[[1, 1]]"), "altered"),
         (lambda: remade(lambda t: None, "[[1, 1], [0, 3]]"), "altered"),
+        (lambda: remade(lambda t: None, "[[1, 1], [0, -1]]"), "altered"),
         (lambda: remade(lambda t: None, '[[1, 1], [0, "1"]]'), "altered"),
     ],
 )

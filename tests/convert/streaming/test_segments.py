@@ -137,6 +137,21 @@ def test_other_kernels_and_patch_heads_stream_too(kernel: int, patch_size: int) 
     assert_same_function(decode(model, default_cuts(model, 3), latents), model.decode(latents))
 
 
+def test_of_what_the_first_convolution_looks_ahead_nothing_is_computed() -> None:
+    model = narrow("ltx")
+    names = list(units_of(model))
+    plan, _ = build(model, [PassCut(tuple(Cut(1, 4) for _ in names))], 2, 2)
+    by_name = dict(zip(names, plan.segments))
+    # The last unit's convolution is behind upsamplers: what it keeps is not the segment's x.
+    ahead = [segment.convs[0].kernel // 2 for segment in plan.segments[:-1]]
+    assert [-segment.lead for segment in plan.segments] == [*ahead, 0]
+    assert by_name["conv_in"].end.delay == 0
+    block = by_name["mid_block.resnets.0"]
+    assert block.end.delay == block.convs[1].kernel // 2
+    plan, _ = build(narrow("ltx", causal=True), default_cuts(narrow("ltx", causal=True), 5), 2, 2)
+    assert min(segment.lead for segment in plan.segments) == 0
+
+
 @pytest.mark.parametrize(("chunk", "least"), [(1, 4), (6, 6)])
 def test_default_cuts_take_the_least_frames_or_a_few_more(chunk: int, least: int) -> None:
     (part,) = default_cuts(narrow("ltx"), 5, chunk)

@@ -9,7 +9,7 @@ public struct StreamPlan: Equatable, Sendable {
     public struct Timeline: Equatable, Sendable {
         /// Its frames per frame of the input.
         public let rate: Int
-        /// Its frames that come before the clip's first one.
+        /// Its frames that come before the clip's first one; negative where the clip begins earlier.
         public let delay: Int
         /// A clip of T input frames has T * rate - dropped frames here.
         public let dropped: Int
@@ -32,7 +32,8 @@ public struct StreamPlan: Equatable, Sendable {
         public let program: String
         public let input: [Int]
         public let output: [Int]
-        /// Frames of the first call's x before the clip's first one.
+        /// Frames of the first call's x before the clip's first one. Negative: so many of the clip's first frames are the
+        /// last of the first call's first state, and x begins behind them.
         public let lead: Int
         public let convs: [TimeConv]
         public let states: [[Int]]
@@ -224,7 +225,7 @@ extension StreamPlan.Segment {
         _ = f("units").list(least: 1) { $0.text() }
         input = shape(f("input"))
         output = shape(f("output"))
-        lead = f("lead").integer(most: largest)
+        lead = f("lead").integer(least: -largest, most: largest)
         convs = f("convs").list { conv in
             let f = conv.object("kernel", "at")
             return StreamPlan.TimeConv(kernel: f("kernel").integer(least: 2, most: largest), at: StreamPlan.Timeline(f("at")))
@@ -239,9 +240,15 @@ extension StreamPlan.Segment {
             return "4 dimensions are needed"
         }
         guard output[0] == chunk * end.rate else { return "its chunk and rate are not the frames of the output" }
-        guard lead < chunk else { return "a lead of \(lead) frames leaves none of \(chunk) for the clip" }
         guard output[2] % input[2] == 0, output[3] == input[3] * scale else { return "height and width grow unlike" }
-        return states.map { $0[0] } == convs.map { $0.kernel - 1 } ? nil : "states that are not kernel - 1 frames"
+        guard states.map({ $0[0] }) == convs.map({ $0.kernel - 1 }) else { return "states that are not kernel - 1 frames" }
+        guard lead < chunk else { return "a lead of \(lead) frames leaves none of \(chunk) for the clip" }
+        if lead < 0 {
+            guard convs.first?.at == .init(rate: 1, delay: lead, dropped: 0), states[0][1...] == input[1...], states[0][0] >= -lead
+            else { return "a lead of \(lead) frames, and no first convolution that keeps as many frames of x" }
+        }
+        let delays = convs.dropFirst(lead < 0 ? 1 : 0).map(\.at.delay) + [end.delay]
+        return delays.allSatisfy { $0 >= 0 } ? nil : "a negative delay: only what reads x may be early, by a lead"
     }
 }
 
@@ -249,7 +256,7 @@ extension StreamPlan.Timeline {
     fileprivate init(_ field: Field) {
         let f = field.object("rate", "delay", "dropped")
         rate = f("rate").integer(least: 1, most: largest)
-        delay = f("delay").integer(most: largest)
+        delay = f("delay").integer(least: -largest, most: largest)
         dropped = f("dropped").integer(most: largest)
     }
 }

@@ -32,7 +32,7 @@ final class StreamStage<Program: StreamProgram>: FrameSource {
     private var columns: [[Int]] = []
     private var states: [StreamTensor]
     private var calls = 0
-    /// Frames of x that are in place.
+    /// Frames of x that are in place. Negative: so many go to the end of the first state before.
     private var filled: Int
     /// What came last, and how many frames of it were taken.
     private var arriving: StreamSlice?
@@ -78,18 +78,22 @@ final class StreamStage<Program: StreamProgram>: FrameSource {
         }
     }
 
-    /// Takes what fits into x of the frames that came.
+    /// Takes what fits into the first state and x of the frames that came.
     private func take() {
-        guard let slice = arriving else { return }
-        let part = min(segment.chunk - filled, slice.frames.count - taken)
-        slice.copy(part, from: taken, to: x, at: filled)
-        filled += part
-        taken += part
-        if taken == slice.frames.count { arriving = nil }
+        while let slice = arriving, filled < segment.chunk {
+            let to = filled < 0 ? states[0] : x
+            let place = filled < 0 ? to.shape[0] + filled : filled
+            let part = min(to.shape[0] - place, slice.frames.count - taken)
+            slice.copy(part, from: taken, to: to, at: place)
+            filled += part
+            taken += part
+            if taken == slice.frames.count { arriving = nil }
+        }
     }
 
     /// Fills up x behind the clip's end. Any finite frames do, the selects leave them out: the last one again.
     private func pad() {
+        let filled = max(self.filled, 0)
         let last = (filled + segment.chunk - 1) % segment.chunk
         let frame = StreamSlice(tensor: x, frames: last..<last + 1, rows: 0..<segment.input[2])
         for place in filled..<segment.chunk where place != last { frame.copy(1, from: 0, to: x, at: place) }

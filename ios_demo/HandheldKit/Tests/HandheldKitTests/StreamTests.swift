@@ -62,7 +62,7 @@ final class StreamTests: XCTestCase {
     func testAnyLengthInPassesAndStripsIsTheWholeClip() async throws {
         for (plan, dtype, accuracy) in [
             (onePass, Manifest.DType.float32, 1e-6), (twoPassesOfStrips, .float32, 1e-6), (firstPassInStrips, .float32, 1e-6),
-            (onePass, .float16, 4e-3), (twoPassesOfStrips, .float16, 4e-3),
+            (onePass, .float16, 4e-3), (twoPassesOfStrips, .float16, 4e-3), (early, .float32, 1e-6), (early, .float16, 4e-3),
         ] as [(StreamPlan, Manifest.DType, Float)] {
             XCTAssertEqual(plan.faults(latents: [1, 8, 2], frames: [1, 8, 2]), [])
             let decoder = try StreamDecoder(plan, dtype: dtype) { Box(segment: $0) }
@@ -80,7 +80,7 @@ final class StreamTests: XCTestCase {
         let latents = clip(7)
         let whole = whole(latents.values, 7)
         for cuts in [[7], [1, 1, 1, 1, 1, 1, 1], [2, 4, 1], [5, 2]] {
-            for plan in [onePass, firstPassInStrips] {
+            for plan in [onePass, firstPassInStrips, early] {
                 let decoder = try StreamDecoder(plan, dtype: .float32) { Box(segment: $0) }
                 var pieces: [StreamFrames] = [], start = 0
                 for count in cuts {
@@ -279,6 +279,14 @@ final class StreamTests: XCTestCase {
     private var onePass: StreamPlan {
         let strip = StreamPlan.Strip(starts: [0, 0], firstRow: 0, rows: 8)
         return .init(passes: [.init(segments: [segment("a", rows: 8, chunk: 2), segment("b", rows: 8, chunk: 3)], strips: [strip])])
+    }
+
+    /// The first frames of each segment go to its first state; the second's rows are those of a strip.
+    private var early: StreamPlan {
+        let top = StreamPlan.Strip(starts: [0, 0], firstRow: 0, rows: 4)
+        let bottom = StreamPlan.Strip(starts: [0, 2], firstRow: 4, rows: 4)
+        let segments = [segment("a", rows: 8, chunk: 2, lead: -1), segment("b", rows: 6, chunk: 1, lead: -1)]
+        return .init(passes: [.init(segments: segments, strips: [top, bottom])])
     }
 
     private var firstPassInStrips: StreamPlan {

@@ -89,12 +89,13 @@ internal class ExecuTorchProgram(source: DecoderSource, private val segment: Str
     private val states = segment.states.map { StreamFrames.direct(dtype.bytesEach * it.fold(1, Int::times)) }
     private var inputs: Array<EValue>? = null
 
-    override fun restart() {
+    override fun restart(held: ByteBuffer?) {
         val zeros = ByteArray(8192)
         for (state in states) {
             while (state.hasRemaining()) state.put(zeros, 0, minOf(zeros.size, state.remaining()))
             state.clear()
         }
+        if (held != null) states[0].putLast(held)
     }
 
     override fun call(x: ByteBuffer, selects: List<ByteBuffer>, y: ByteBuffer) {

@@ -101,13 +101,14 @@ internal class OnnxProgram(source: DecoderSource, private val segment: StreamPla
     /** What holds the states among `inputs`: zeros before a clip's first call, then the results of the last one. */
     private var states: List<AutoCloseable> = emptyList()
 
-    override fun restart() = graph.guarded("run") {
+    override fun restart(held: ByteBuffer?) = graph.guarded("run") {
         states.forEach { it.close() }
         // Nothing writes to a state: zeros are the same memory for all of them.
-        val zeros = StreamFrames.direct(dtype.bytesEach * (segment.states.maxOfOrNull { it.fold(1, Int::times) } ?: 0))
+        val sizes = segment.states.map { dtype.bytesEach * it.fold(1, Int::times) }
+        val zeros = StreamFrames.direct(sizes.maxOrNull() ?: 0)
         states = segment.states.mapIndexed { index, shape ->
-            zeros.limit(dtype.bytesEach * shape.fold(1, Int::times))
-            OnnxTensor.createTensor(graph.environment, zeros, shape.toLongs(), type).also { inputs["state_$index"] = it }
+            val state = if (index == 0 && held != null) StreamFrames.direct(sizes[0]).putLast(held) else zeros.limit(sizes[index])
+            OnnxTensor.createTensor(graph.environment, state as ByteBuffer, shape.toLongs(), type).also { inputs["state_$index"] = it }
         }
     }
 

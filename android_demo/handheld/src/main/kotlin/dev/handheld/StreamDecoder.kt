@@ -15,8 +15,11 @@ interface StreamProgram : Closeable {
     /** CPU threads that it runs on, null where it does not say. */
     val threads: Long?
 
-    /** Begins another clip, or another strip of it: the state is zeros. */
-    fun restart()
+    /**
+     * Begins another clip, or another strip of it: the state is zeros, but for the last frames of the first convolution's,
+     * which are `held`. Called before the clip's first call.
+     */
+    fun restart(held: ByteBuffer?)
 
     /** Runs once. The state of the next call is what this one makes of it. */
     fun call(x: ByteBuffer, selects: List<ByteBuffer>, y: ByteBuffer)
@@ -156,10 +159,10 @@ private class Chain(private val part: StreamPlan.Pass, programs: List<StreamProg
             var done = 0L
             while (done < source.count) {
                 val count = minOf(stage.room.toLong(), source.count - done).toInt()
-                source.read(done, count, strip.starts[0], stage.x, stage.filled)
+                source.read(done, count, strip.starts[0], stage.into, stage.place)
                 stage.filled += count
                 done += count
-                if (stage.room == 0 && !call(0, null)) return false
+                if (stage.isFull && !call(0, null)) return false
             }
             return stages.indices.all(::finish)
         }
@@ -177,10 +180,10 @@ private class Chain(private val part: StreamPlan.Pass, programs: List<StreamProg
             var taken = 0
             while (taken < count) {
                 val piece = minOf(stage.room, count - taken)
-                stage.x.take(frames, first + taken, piece, row, stage.filled)
+                stage.into.take(frames, first + taken, piece, row, stage.place)
                 stage.filled += piece
                 taken += piece
-                if (stage.room == 0 && !call(index, null)) return false
+                if (stage.isFull && !call(index, null)) return false
             }
             return true
         }
@@ -206,16 +209,25 @@ private class Chain(private val part: StreamPlan.Pass, programs: List<StreamProg
 
 /** A segment on one strip of one clip. */
 private class Stage(val segment: StreamPlan.Segment, val program: StreamProgram, dtype: StreamDtype) {
-    val x = segment.input.let { StreamFrames(it[0], it[1], it[2], it[3], dtype) }
+    private val x = segment.input.let { StreamFrames(it[0], it[1], it[2], it[3], dtype) }
+
+    /** The clip's first frames, where they go to the state. */
+    private val held =
+        if (segment.lead < 0) segment.input.let { StreamFrames(-segment.lead, it[1], it[2], it[3], dtype) } else null
     val y = segment.output.let { StreamFrames(it[0], it[1], it[2], it[3], dtype) }
     private val selects = segment.convs.map { Select(segment, it, dtype) }
     private val selectBytes = selects.map { it.matrix.bytes }
     var calls = 0L
         private set
 
-    /** Frames of x that are in place. */
+    /** Frames of x that are in place. Negative: so many are held before. */
     var filled = 0
-    val room: Int get() = segment.chunk - filled
+    val isFull: Boolean get() = filled == segment.chunk
+
+    /** Where the next frames go, from which place on, and how many of them. */
+    val into: StreamFrames get() = if (filled < 0) held!! else x
+    val place: Int get() = if (filled < 0) filled - segment.lead else filled
+    val room: Int get() = into.count - place
 
     /** Frames of the clip so far. */
     val taken: Long get() = calls * segment.chunk + filled - segment.lead
@@ -227,7 +239,6 @@ private class Stage(val segment: StreamPlan.Segment, val program: StreamProgram,
         private set
 
     fun restart() {
-        program.restart()
         calls = 0
         filled = segment.lead
     }
@@ -235,10 +246,11 @@ private class Stage(val segment: StreamPlan.Segment, val program: StreamProgram,
     /** Fills x behind the end of the clip. Any finite frames do: the selects leave them out. */
     fun pad() {
         val last = if (filled > 0) filled - 1 else segment.chunk - 1 // of this call, else of the one before
-        for (place in filled until segment.chunk) if (place != last) x.repeat(last, place)
+        for (place in maxOf(filled, 0) until segment.chunk) if (place != last) x.repeat(last, place)
     }
 
     fun call(total: Long?) {
+        if (calls == 0L) program.restart(held?.bytes)
         selects.forEach { it.set(calls, total) }
         program.call(x.bytes, selectBytes, y.bytes)
         validFrom = segment.validFrom(calls)

@@ -72,6 +72,14 @@ class StreamFrames(val count: Int, val channels: Int, val rows: Int, val width: 
     }
 }
 
+/** Puts all of another buffer at the end of this one. Gives this one, to be read from its start. */
+internal fun ByteBuffer.putLast(from: ByteBuffer): ByteBuffer {
+    position(capacity() - from.capacity())
+    put(from.duplicate().apply { clear() })
+    clear()
+    return this
+}
+
 /**
  * Decoded frames, final: RGB, nominally in [-1, 1]. They are there until the call that gave them returns; take what is
  * wanted of them before.

@@ -9,7 +9,7 @@ package dev.handheld
 data class StreamPlan(val passes: List<Pass>) {
     /**
      * A stream of frames inside a segment, against the segment's input: `rate` frames per frame of the input, `delay`
-     * of them before the clip's first one; a clip of T input frames has T * rate - dropped of them.
+     * of them before the clip's first one, negative where the clip begins earlier; a clip of T input frames has T * rate - dropped of them.
      */
     data class Timeline(val rate: Int, val delay: Int, val dropped: Int) {
         /** Index in the clip of the first frame of a call; negative before the clip. */
@@ -28,7 +28,8 @@ data class StreamPlan(val passes: List<Pass>) {
      * One program. Its tensors are frames-first: (frames, channels, height, width).
      *
      * @property program file or folder, relative to the artefact.
-     * @property lead frames of the first call's x before the clip's first one.
+     * @property lead frames of the first call's x before the clip's first one. Negative: so many of the clip's first
+     * frames are the last of the first call's first state, and x begins behind them.
      * @property halo rows of y that are wrong at an edge of the window that is no edge of the frame.
      */
     data class Segment(
@@ -106,7 +107,7 @@ private fun Field.segment() =
             program = field("program").relativePath(),
             input = field("input").dims(),
             output = field("output").dims(),
-            lead = field("lead").int(),
+            lead = field("lead").int(-LARGEST),
             convs = field("convs").list { conv ->
                 conv.record("kernel", "at") { StreamPlan.TimeConv(it("kernel").int(2), it("at").timeline()) }
             },
@@ -117,7 +118,7 @@ private fun Field.segment() =
     }
 
 private fun Field.timeline() =
-    record("rate", "delay", "dropped") { StreamPlan.Timeline(it("rate").int(1), it("delay").int(), it("dropped").int()) }
+    record("rate", "delay", "dropped") { StreamPlan.Timeline(it("rate").int(1), it("delay").int(-LARGEST), it("dropped").int()) }
 
 private fun Field.strip() = record("starts", "first_row", "rows") { field ->
     StreamPlan.Strip(field("starts").list(1) { it.int() }, field("first_row").int(), field("rows").int(1))
@@ -126,7 +127,9 @@ private fun Field.strip() = record("starts", "first_row", "rows") { field ->
 private fun Field.dims() = list(1) { it.int(1) }
 
 // What no buffer holds is refused here, and no product below leaves 64 bits.
-private fun Field.int(least: Long = 0): Int = integer(least, Int.MAX_VALUE.toLong()).toInt()
+private const val LARGEST = Int.MAX_VALUE.toLong()
+
+private fun Field.int(least: Long = 0): Int = integer(least, LARGEST).toInt()
 
 private fun StreamPlan.Pass.fault(shape: List<Long>): String? {
     var (channels, height, width) = shape
@@ -176,12 +179,18 @@ private fun StreamPlan.Segment.fault(): String? {
     return when {
         absurd != null -> "a tensor of $absurd is more than a buffer holds"
         output[0].toLong() != chunk.toLong() * end.rate -> "its chunk and rate are not the frames of the output"
-        lead >= chunk -> "a lead of $lead frames leaves none of $chunk for the clip"
         output[2] % input[2] != 0 || output[3].toLong() != input[3].toLong() * scale -> "height and width grow unlike"
         states.map { it[0] } != convs.map { it.kernel - 1 } -> "states that are not kernel - 1 frames, one for each convolution"
+        lead >= chunk -> "a lead of $lead frames leaves none of $chunk for the clip"
+        lead < 0 && !keepsEarly() -> "a lead of $lead frames, and no first convolution that keeps as many frames of x"
+        end.delay < 0 || convs.drop(if (lead < 0) 1 else 0).any { it.at.delay < 0 } ->
+            "a negative delay: only what reads x may be early, by a lead"
         else -> null
     }
 }
+
+private fun StreamPlan.Segment.keepsEarly(): Boolean =
+    convs.firstOrNull()?.at == StreamPlan.Timeline(1, lead, 0) && states[0].drop(1) == input.drop(1) && states[0][0] >= -lead
 
 /** Whether a tensor of fp32 fits a buffer. */
 private fun List<Long>.fits(): Boolean =

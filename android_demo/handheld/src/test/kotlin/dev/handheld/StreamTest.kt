@@ -33,8 +33,10 @@ class StreamTest {
             loaded += segment.program
         }
 
-        override fun restart() {
+        override fun restart(held: ByteBuffer?) {
             states = segment.states.map { shape -> FloatArray(shape.fold(1, Int::times)) }
+            assertEquals(-minOf(segment.lead, 0) * plane, (held?.capacity() ?: 0) / 4)
+            held?.asFloatBuffer()?.get(states[0], states[0].size + segment.lead * plane, -segment.lead * plane)
         }
 
         override fun call(x: ByteBuffer, selects: List<ByteBuffer>, y: ByteBuffer) {
@@ -64,7 +66,7 @@ class StreamTest {
 
     @Test
     fun anyLengthInPassesAndStripsIsTheWholeClip() {
-        for (plan in listOf(onePass, passesOfStrips)) {
+        for (plan in listOf(onePass, passesOfStrips, early)) {
             assertEquals(emptyList(), plan.faults(listOf(3, 8, 2), listOf(3, 8, 2)))
             decoder(plan).use { decoder ->
                 for (count in 1..7) {
@@ -165,13 +167,14 @@ class StreamTest {
             onePass.edit { it.copy(strips = listOf(strip.copy(starts = listOf(1, 0)))) } to "first window ends",
             onePass.edit { it.copy(segments = listOf(first, first)) } to "used twice",
             onePass.edit { it.copy(segments = listOf(first.copy(lead = 2), it.segments[1])) } to "lead",
+            onePass.edit { it.copy(segments = listOf(first.copy(lead = -1), it.segments[1])) } to "keeps as many",
             onePass.edit { it.copy(segments = listOf(first.copy(states = first.states.drop(1)), it.segments[1])) } to "states",
             onePass.edit { it.copy(segments = listOf(first.copy(output = listOf(4, 3, 16, 2)), it.segments[1])) } to "unlike",
             onePass.edit { it.copy(segments = listOf(first.copy(input = listOf(huge, huge, 8, 2)), it.segments[1])) } to "buffer",
             onePass.edit { it.copy(segments = listOf(first.copy(halo = 99), it.segments[1])) } to null,
             passesOfStrips.edit { it.copy(segments = it.segments.map { one -> one.copy(halo = 99) }) } to "needed of segment 0",
         )
-        assertEquals(10, cases.size)
+        assertEquals(11, cases.size)
         for ((plan, says) in cases) {
             val faults = plan.faults(listOf(3, 8, 2), listOf(3, 8, 2))
             if (says == null) assertEquals(emptyList(), faults) else assertContains(faults.joinToString(), says)
@@ -203,16 +206,27 @@ class StreamTest {
     private fun clip(count: Int) = FloatArray(count * 48) { sin(it * 1.7).toFloat() }
 
     /** Kernel 3 looking ahead, doubling in time that drops the first frame, kernel 3 again. */
-    private fun segment(program: String, rows: Int, chunk: Int) = StreamPlan.Segment(
-        program = program, input = listOf(chunk, 3, rows, 2), output = listOf(2 * chunk, 3, rows, 2), lead = 0,
+    private fun segment(program: String, rows: Int, chunk: Int, lead: Int = 0) = StreamPlan.Segment(
+        program = program, input = listOf(chunk, 3, rows, 2), output = listOf(2 * chunk, 3, rows, 2), lead = lead,
         convs = listOf(
-            StreamPlan.TimeConv(3, StreamPlan.Timeline(1, 0, 0)), StreamPlan.TimeConv(3, StreamPlan.Timeline(2, 3, 1)),
+            StreamPlan.TimeConv(3, StreamPlan.Timeline(1, lead, 0)),
+            StreamPlan.TimeConv(3, StreamPlan.Timeline(2, 3 + 2 * lead, 1)),
         ),
-        states = List(2) { listOf(2, 3, rows, 2) }, end = StreamPlan.Timeline(2, 4, 1), halo = 2,
+        states = List(2) { listOf(2, 3, rows, 2) }, end = StreamPlan.Timeline(2, 4 + 2 * lead, 1), halo = 2,
     )
 
     private val onePass = StreamPlan(
         listOf(StreamPlan.Pass(listOf(segment("a", 8, 2), segment("b", 8, 3)), listOf(StreamPlan.Strip(listOf(0, 0), 0, 8)))),
+    )
+
+    /** The first frames of each segment go to its first state; the second's rows are those of a strip. */
+    private val early = StreamPlan(
+        listOf(
+            StreamPlan.Pass(
+                listOf(segment("a", 8, 2, lead = -1), segment("b", 6, 1, lead = -1)),
+                listOf(StreamPlan.Strip(listOf(0, 0), 0, 4), StreamPlan.Strip(listOf(0, 2), 4, 4)),
+            ),
+        ),
     )
 
     private val passesOfStrips = StreamPlan(
