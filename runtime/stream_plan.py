@@ -41,6 +41,11 @@ class Timeline:
         """Frames of a clip that has `frames` frames at the segment's input."""
         return frames * self.rate - self.dropped
 
+    def then(self, more: Timeline) -> Timeline:
+        """This stream, put through what stands so against its own input."""
+        rate, delay, dropped = more.rate, more.delay, more.dropped
+        return Timeline(self.rate * rate, self.delay * rate + delay, self.dropped * rate + dropped)
+
 
 @dataclass(frozen=True)
 class TimeConv:

@@ -117,11 +117,9 @@ def _layers(model: TurboVAEDecoder) -> list[_Layer]:
 
 def _wasted(layers: Sequence[_Layer], frames: int, chunk: int) -> float:
     """Operations on frames that are not the clip's, of a segment of these layers."""
-    rate, delay, length, operations = 1, -layers[0].ahead, frames, 0.0
+    at, operations = Timeline(delay=-layers[0].ahead), 0.0
     for layer in layers:
-        operations += rate * layer.operations
-        rate *= layer.end.rate
-        delay = delay * layer.end.rate + layer.end.delay
-        length = layer.end.length(length)
-    calls = -(-(length + delay) // (chunk * rate))
+        operations += at.rate * layer.operations
+        at = at.then(layer.end)
+    calls = -(-(at.length(frames) + at.delay) // (chunk * at.rate))
     return operations * (calls * chunk - frames)

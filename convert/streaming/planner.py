@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from handheld.runtime.stream_plan import Segment, Timeline
 
@@ -67,6 +67,12 @@ class _Unit:
     @property
     def rows(self) -> int:
         return self.segment.input[2]
+
+    @property
+    def own(self) -> Timeline:
+        """Its output against its input, wherever it stands in a segment."""
+        end = self.segment.end
+        return replace(end, delay=end.delay - self.segment.lead * end.rate)
 
     @property
     def state_size(self) -> int:
@@ -291,10 +297,8 @@ class Planner:
             work += unit.work(now) * part
             inner = max(inner, unit.size.inner_bytes * unit.share(now) * part)
             states += self._state_bytes(unit) * part
-            end = unit.segment.end
-            own_delay = end.delay - unit.segment.lead * end.rate
-            at = Timeline(at.rate * end.rate, at.delay * end.rate + own_delay, 0)
-            y_bytes = self.itemsize * now * end.rate * math.prod(unit.segment.output[1:]) * part
+            at = at.then(unit.own)
+            y_bytes = self.itemsize * chunk * at.rate * math.prod(unit.segment.output[1:]) * part
             calls = -(-(self._lengths[index + 1] + at.delay) // (chunk * at.rate))
             yield _Option(start, index + 1, chunk, work * calls * strips, x_bytes + y_bytes, inner, states)
 

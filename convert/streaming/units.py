@@ -75,7 +75,7 @@ class Survey(Flow):
 
     def extend(self, x: Tensor, conv: StreamConv) -> Tensor:
         self.convs.append(TimeConv(conv.kernel, self.at))
-        self.at = Timeline(self.at.rate, self.at.delay + conv.after, self.at.dropped)
+        self.at = self.at.then(Timeline(delay=conv.after))
         held = x.new_empty((1, x.shape[1], conv.kernel - 1, *x.shape[3:]))
         self.states.append(tuple(as_frames(held).shape))
         return torch.cat([held, x], dim=2)
@@ -87,8 +87,7 @@ class Survey(Flow):
         self.halo += rows
 
     def grow(self, rate: int, dropped: int) -> None:
-        rates, at = self.at.rate * rate, self.at
-        self.at = Timeline(rates, at.delay * rate + dropped, at.dropped * rate + dropped)
+        self.at = self.at.then(Timeline(rate, dropped, dropped))
         self.halo *= 2
 
 
