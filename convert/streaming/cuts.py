@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,10 @@ _LEAST_FRAMES = 4
 # ... or up to so many more, where a clip then has fewer frames over.
 _MORE_FRAMES = 8
 
-# What a segment more has to save, as a part of the decoder's work: it is a program and buffers more.
-_WORTH_A_SEGMENT = 0.005
+# What a segment more has to save, as a part of the decoder's work: it is a program more, and buffers of frames, as
+# a part of the states, which any cuts hold.
+_WORTH_A_SEGMENT = 0.002
+_WORTH_BUFFERS = 0.01
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,16 @@ class _Layer:
 
     Attributes:
         ahead: as `Unit.ahead`.
+        taken, given: elements of a frame of its input and its output.
+        states: elements of its states.
     """
 
     ahead: int
     end: Timeline
     operations: float
+    taken: int
+    given: int
+    states: int
 
 
 def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
@@ -75,6 +83,7 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     for layer in layers:
         lengths.append(layer.end.length(lengths[-1]))
     total = sum(length * layer.operations for length, layer in zip(lengths, layers))
+    states = sum(layer.states for layer in layers)
     # By units: what the best cuts of so many waste, and they.
     least: list[tuple[float, tuple[Cut, ...]]] = [(0.0, ())]
     rates = [chunk]
@@ -87,7 +96,9 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
         for start in range(stop):
             wasted, cuts = least[start]
             for n in [rates[start]] if causal else sizes:
-                own = _wasted(layers[start:stop], lengths[start], n) + _WORTH_A_SEGMENT * total
+                buffers = n * layers[start].taken + n * rates[stop] // rates[start] * layers[stop - 1].given
+                worth = (_WORTH_A_SEGMENT + _WORTH_BUFFERS * buffers / states) * total
+                own = _wasted(layers[start:stop], lengths[start], n) + worth
                 found.append((wasted + own, (*cuts, Cut(stop - start, n))))
         least.append(min(found, key=lambda one: one[0]))
     return (PassCut(least[-1][1]),)
@@ -108,10 +119,12 @@ def _layers(model: TurboVAEDecoder) -> list[_Layer]:
         x = torch.empty(1, model.spec.channels, _LEAST_FRAMES, 8, 8)
     layers = []
     for unit in units:
-        flow = Survey()
+        flow, taken = Survey(), x[0, :, 0].numel()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             x = unit(x, flow)[:, :, :_LEAST_FRAMES]
-        layers.append(_Layer(unit.ahead, flow.at, counter.get_total_flops() / _LEAST_FRAMES))
+        operations = counter.get_total_flops() / _LEAST_FRAMES
+        states = sum(map(math.prod, flow.states))
+        layers.append(_Layer(unit.ahead, flow.at, operations, taken, x[0, :, 0].numel(), states))
     return layers
 
 
