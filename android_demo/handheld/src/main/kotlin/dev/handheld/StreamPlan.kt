@@ -9,7 +9,8 @@ package dev.handheld
 data class StreamPlan(val passes: List<Pass>) {
     /**
      * A stream of frames inside a segment, against the segment's input: `rate` frames per frame of the input, `delay`
-     * of them before the clip's first one, negative where the clip begins earlier; a clip of T input frames has T * rate - dropped of them.
+     * of them before the clip's first one, negative where the clip begins earlier; a clip of T input frames has
+     * T * rate - dropped of them.
      */
     data class Timeline(val rate: Int, val delay: Int, val dropped: Int) {
         /** Index in the clip of the first frame of a call; negative before the clip. */
