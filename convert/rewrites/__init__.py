@@ -16,6 +16,7 @@ from . import (
     split_silu,
     stack_frames,
     temporal_winograd,
+    winograd_frames,
 )
 
 REWRITES = (
@@ -39,4 +40,5 @@ REWRITES = (
     stack_frames.REWRITE,
     *temporal_winograd.REWRITES,
     *temporal_winograd.POINTWISE,
+    winograd_frames.REWRITE,
 )

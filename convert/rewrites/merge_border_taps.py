@@ -28,11 +28,18 @@ def source_frames(clip: fx.Node) -> tuple[fx.Node, list[int]]:
 
     A clip (N, C, T, H, W) that is made in any other way is its own source, with frames 0 to T - 1.
     """
+    copied = copied_frames(clip)
+    if len({source for source, _ in copied}) == 1:
+        return copied[0][0], [frame for _, frame in copied]
+    return clip, list(range(shape_of(clip)[2]))
+
+
+def copied_frames(clip: fx.Node) -> list[tuple[fx.Node, int]]:
+    """For each frame of a clip put together from frames of others: the clip, and which of its frames it copies."""
     if is_call(clip, aten.cat.default) and argument(clip, 1) % 5 == 2:
         parts = [_part(part) for part in clip.args[0]]
-        if len({source for source, _ in parts}) == 1:
-            return parts[0][0], [frame for _, frames in parts for frame in frames]
-    return clip, list(range(shape_of(clip)[2]))
+        return [(source, frame) for source, frames in parts for frame in frames]
+    return [(clip, frame) for frame in range(shape_of(clip)[2])]
 
 
 def _part(node: fx.Node) -> tuple[fx.Node, range]:

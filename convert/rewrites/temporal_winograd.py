@@ -76,13 +76,13 @@ def _transforms(m: int) -> _Transforms:
     return _Transforms(outputs / columns, powers(_TAPS) * rows * columns.T, inputs / rows)
 
 
-def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
+def match(node: fx.Node) -> tuple[fx.Node, ...] | None:
     if not is_call(node, aten.conv3d.default) or shape_of(node.args[1])[2] != _TAPS:
         return None
     return (node,)
 
 
-def _check(match: tuple[fx.Node, ...]) -> str | None:
+def check(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
     stride, padding, dilation, groups = (argument(conv, i) for i in (3, 4, 5, 6))
     if not all(is_constant(p) for p in (conv.args[1], argument(conv, 2)) if p is not None):
@@ -169,7 +169,7 @@ _CASES = (
     Case("no padding in space", conv3d(32, 32, 3, padding=0), (1, 32, 11, 5, 6)),
     Case("pointwise in space", conv3d(256, 256, (3, 1, 1), padding=0), (1, 256, 7, 3, 4)),
 )
-_NEAR_MISSES = (
+NEAR_MISSES = (
     Case("one frame", bordered(1, 1, 32, 32, 3), (1, 32, 1, 5, 5), 0, "one frame out"),
     Case("five taps", bordered(2, 2, 32, 32, 5), (1, 32, 3, 5, 5), 0),
     Case("zero padding in time", conv3d(32, 32, 3, padding=1), (1, 32, 4, 5, 5), 0, "none in time"),
@@ -184,7 +184,7 @@ def _rewrite(m: int, suffix: str, why: str, combine: Callable[[Graph, Tensor, fx
     name = f"winograd_f{m}{suffix}"
     # Tile sizes share their code: one of them is put through all of it.
     cases = _CASES if m == 3 else _CASES[-3:]
-    return Rewrite(name, why, _match, _check, partial(_replace, m, combine), cases, _NEAR_MISSES)
+    return Rewrite(name, why, match, check, partial(_replace, m, combine), cases, NEAR_MISSES)
 
 
 # One rewrite a tile size, for a target's `Choice`.

@@ -91,7 +91,7 @@ OVERHEADS: dict[str, Overhead] = {
         program_bytes=0,
         weights=1.0,
         outputs_stay=True,
-        # Supposedly XNNPACK's workspace and, while it grows, the one before it.
+        # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew.
         inner=2.4,
         whole=2.0,
         source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32: passes of ltx "

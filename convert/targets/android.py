@@ -13,6 +13,7 @@ from handheld.runtime.manifest import Tolerance
 from .. import pte
 from ..choice import Choice
 from ..cost import shipped_table
+from ..indirection import transient_indirection
 from ..limits.xnnpack import limits
 from ..quantize import xnnpack
 from ..quiet import quiet
@@ -30,6 +31,7 @@ from ..rewrites import (
     safe_rms_norm,
     split_silu,
     temporal_winograd,
+    winograd_frames,
 )
 from ..target import Job, Lowered, Precision, Target, in_half
 
@@ -74,7 +76,8 @@ def lower(job: Job) -> Lowered:
                 graph, plan = xnnpack.quantize(graph, shape.calibration)
                 settings.setdefault("quantized", plan.record(len(shape.calibration)))  # the first shape's
             methods[shape.method] = graph, inputs
-        edge = pte.to_edge(methods, XnnpackPartitioner())
+        with transient_indirection():
+            edge = pte.to_edge(methods, XnnpackPartitioner())
         delegation = pte.delegation_of(edge, [s.graph for s in job.shapes(pte.METHOD)], _refusal)
         pte.write(edge, job.path)
     dtype = "float16" if half else "float32"
@@ -94,7 +97,7 @@ TARGET = Target(
     packages=("executorch",),
     precisions={
         "fp32": Precision(
-            _rewrites(_cheapest(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE)),
+            _rewrites(_cheapest(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE, winograd_frames.REWRITE)),
             Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
