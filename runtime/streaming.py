@@ -222,14 +222,25 @@ class StreamSession:
     def _into(self, spool: Spool, part: Pass, programs: Sequence[Program], read: _Read) -> Iterator[np.ndarray]:
         """Decode a pass into its spool; yields the frames that are whole in it."""
         for strip in part.strips:
-            chain = _Chain(part, strip, programs, self.dtype)
-            done = 0
-            for frames in chain.run(_at_least_one(read(strip.starts[0], part.segments[0].input[2]))):
-                spool.write(frames, done, strip.first_row)
-                done += len(frames)
+            for written in self._strip_into(spool, part, strip, programs, read):
                 if strip is part.strips[-1] and part is self.plan.passes[-1]:
-                    for index in range(done - len(frames), done):
+                    for index in written:
                         yield spool.read(index, index + 1)
+
+    def _strip_into(
+        self, spool: Spool, part: Pass, strip: Strip, programs: Sequence[Program], read: _Read
+    ) -> Iterator[range]:
+        """Decode a strip of a pass into its spool; yields which frames were written.
+
+        With its end its buffers are free before the next strip takes its own: two sets of them, and the holes that
+        the allocator leaves between, were a third of a process's memory.
+        """
+        chain = _Chain(part, strip, programs, self.dtype)
+        done = 0
+        for frames in chain.run(_at_least_one(read(strip.starts[0], part.segments[0].input[2]))):
+            spool.write(frames, done, strip.first_row)
+            yield range(done, done + len(frames))
+            done += len(frames)
 
     @contextmanager
     def _running(self, part: Pass) -> Iterator[list[Program]]:

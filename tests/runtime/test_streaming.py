@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 
+from handheld.runtime import streaming
 from handheld.runtime.errors import RuntimeFailure
 from handheld.runtime.manifest import Artifact, Method, TensorSpec, Tolerance
 from handheld.runtime.spool import Spool
@@ -133,6 +135,21 @@ def test_a_program_that_does_not_load_releases_the_others() -> None:
     with pytest.raises(RuntimeFailure, match="no memory"):
         StreamSession(ONE_PASS, load, artifact, inputs, outputs)
     assert Filter.loaded == 0
+
+
+def test_a_strips_buffers_are_gone_before_the_next_strip_takes_its_own(monkeypatch) -> None:
+    made: list[weakref.ref[np.ndarray]] = []
+    make = streaming._Stage.__init__
+
+    def watched(stage: streaming._Stage, *args: object) -> None:
+        assert [ref for ref in made if ref() is not None] == []  # passes of one segment: a stage for each strip
+        make(stage, *args)
+        made.extend(weakref.ref(array) for array in (stage.x, stage._y, *stage.states))
+
+    monkeypatch.setattr(streaming._Stage, "__init__", watched)
+    with session(PASSES) as opened:
+        assert len(list(opened.stream(latents(9)))) == 9
+    assert len(made) == 4 * 3
 
 
 def test_what_is_yielded_is_the_callers() -> None:
