@@ -232,8 +232,8 @@ class StreamSession:
     ) -> Iterator[range]:
         """Decode a strip of a pass into its spool; yields which frames were written.
 
-        With its end its buffers are free before the next strip takes its own: two sets of them, and the holes that
-        the allocator leaves between, were a third of a process's memory.
+        With its end its buffers are free before the next strip takes its own. With two sets at a time the heap grew
+        from strip to strip, by a third of what such a pass of `hunyuan` at 720x1280 takes now.
         """
         chain = _Chain(part, strip, programs, self.dtype)
         done = 0

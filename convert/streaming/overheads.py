@@ -91,7 +91,8 @@ OVERHEADS: dict[str, Overhead] = {
         program_bytes=0,
         weights=1.0,
         outputs_stay=True,
-        # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew.
+        # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew. Measured when
+        # passes in strips still held two strips' buffers: too much for those.
         inner=2.4,
         whole=2.0,
         source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32: passes of ltx "

@@ -98,7 +98,7 @@ TARGET = Target(
     precisions={
         "fp32": Precision(
             _rewrites(_cheapest(merge_border_taps.REWRITE, *temporal_winograd.POINTWISE, winograd_frames.REWRITE)),
-            Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
+            Tolerance(1e-3, "fp32 sums in another order: at most 3.6e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
             # Before anything else, while the norm still is one recognisable pattern.
