@@ -13,7 +13,7 @@ A runtime that plans better (elementwise ops in place) or worse (an arena with g
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -118,13 +118,18 @@ def live_bytes(module: fx.GraphModule, tensors: Iterable[Lifetime]) -> dict[fx.N
     return dict(zip(module.graph.nodes, accumulate(change)))
 
 
-def peak_memory(module: fx.GraphModule, dtype: torch.dtype = torch.float32, *, inner: bool = False) -> Peak:
+def peak_memory(
+    module: fx.GraphModule,
+    dtype: torch.dtype = torch.float32,
+    *,
+    counted: Callable[[Lifetime], bool] = lambda tensor: True,
+) -> Peak:
     """The most bytes of activations that are live at once, and the first node at which they are.
 
     Args:
-        inner: without the graph's inputs and outputs.
+        counted: which tensors count.
     """
-    live = live_bytes(module, (t for t in lifetimes(module, dtype) if not (inner and t.outer)))
+    live = live_bytes(module, filter(counted, lifetimes(module, dtype)))
     at = max(live, key=live.__getitem__)
     return Peak(live[at], at.name, str(at.target), module_of(at))
 

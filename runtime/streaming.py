@@ -74,7 +74,9 @@ class _Stage:
         total = self.taken
         while self.calls < self.segment.calls(total):
             filled = max(self.filled, 0)
-            self.x[filled:] = self.x[filled - 1]  # before a call that is all padding: x[-1] of the last, or zeros
+            # Before a call that is all padding it is x[-1] of the last, or zeros. Copied: of what overlaps, numpy
+            # makes a copy for each frame of x.
+            self.x[filled:] = self.x[filled - 1].copy()
             yield from self._call(total)
 
     def _call(self, total: int | None) -> Iterator[np.ndarray]:

@@ -38,11 +38,13 @@ class ProgramSize:
     Attributes:
         weight_bytes: of parameters and constants.
         inner_bytes: most activations at once, without inputs and outputs.
+        written_bytes: the same with outputs.
         multiply_adds, moved_bytes: of a call: see `handheld check`.
     """
 
     weight_bytes: int
     inner_bytes: int
+    written_bytes: int
     multiply_adds: int
     moved_bytes: int
 
@@ -94,7 +96,8 @@ class UnitSizes:
         dtype = self.precision.dtype
         return ProgramSize(
             weight_bytes(graph, dtype),
-            peak_memory(graph, dtype, inner=True).size_bytes,
+            peak_memory(graph, dtype, counted=lambda tensor: not tensor.outer).size_bytes,
+            peak_memory(graph, dtype, counted=lambda tensor: tensor.node.op != "placeholder").size_bytes,
             multiply_adds(graph),
             moved_bytes(graph, dtype),
         )

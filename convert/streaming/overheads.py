@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _MB = 1_000_000
 
+# What programs need is known within so much: one that seems to need less than the one before may need more.
+_UNSURE = 1.25
+
 
 @dataclass(frozen=True)
 class Overhead:
@@ -27,9 +30,11 @@ class Overhead:
         process_bytes: resident with Python, numpy and the runtime, before a program is loaded.
         program_bytes: of each loaded program, beside its weights.
         weights: resident bytes per byte of weights.
-        outputs_stay: whether each program has memory of its own for what it gives while it is loaded, or the driver
-            has it written to memory that programs share.
-        inner: resident bytes per byte of activations inside a program, of a pass that takes the most of these.
+        outputs_stay: whether each program has memory of its own, while it is loaded, to which it copies what it
+            gives, or the driver has that written to memory that programs share.
+        inner: resident bytes per byte of activations inside a program.
+        regrows: whether programs share a workspace that is given up after a larger one was taken; else the largest
+            of a pass's programs counts.
         whole: the same of one program for a whole clip; None where `arena` computes it.
         source: how and where this was measured.
     """
@@ -39,6 +44,7 @@ class Overhead:
     weights: float
     outputs_stay: bool
     inner: float
+    regrows: bool
     whole: float | None
     source: str
 
@@ -48,7 +54,6 @@ class Overhead:
         Args:
             held: of each segment its program, the bytes of x and y, and those of its states.
         """
-        inner = [size.inner_bytes for size, _, _ in held]
         states = [state for _, _, state in held]  # the old ones; new ones are written beside them
         return int(
             self.process_bytes
@@ -56,8 +61,25 @@ class Overhead:
             + sum(self.weights * size.weight_bytes + ends for size, ends, _ in held)
             + sum(states)
             + (sum(states) if self.outputs_stay else max(states))
-            + self.inner * max(inner)
+            + self.turn_bytes(self.inner_bytes(size) for size, _, _ in held)
         )
+
+    def inner_bytes(self, size: ProgramSize) -> int:
+        """Activations of a program that the runtime holds beside the driver's buffers."""
+        return size.written_bytes if self.outputs_stay else size.inner_bytes
+
+    def turn_bytes(self, inner: Iterable[float]) -> float:
+        """What a pass's programs come to, one running at a time.
+
+        Args:
+            inner: `inner_bytes` of each, in the order in which they first run.
+        """
+        most = taken = 0.0
+        for needed in inner:
+            outgrown = self.regrows and needed != taken and needed * _UNSURE > taken
+            most = max(most, needed + taken if outgrown else needed)
+            taken = max(taken, needed)
+        return self.inner * most
 
     def whole_clip_bytes(self, graph: fx.GraphModule, dtype: torch.dtype) -> int:
         """Of one program on a whole clip, from its graph.
@@ -81,6 +103,7 @@ OVERHEADS: dict[str, Overhead] = {
         outputs_stay=False,
         # An arena that grows by doubling, and keeps what it has for all programs.
         inner=2.5,
+        regrows=False,
         whole=None,
         source="measured with onnxruntime on x86-64 Linux, 2 threads, fp32: ltx streamed at 256x256 and 704x1280; "
         "passes of tiny at 704x1280 took 1.7 to 3 bytes for each of theirs; whole clips by its allocator, run on "
@@ -91,12 +114,13 @@ OVERHEADS: dict[str, Overhead] = {
         program_bytes=0,
         weights=1.0,
         outputs_stay=True,
-        # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew. Measured when
-        # passes in strips still held two strips' buffers: too much for those.
-        inner=2.4,
+        # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew.
+        inner=1.25,
+        regrows=True,
         whole=2.0,
-        source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32: passes of ltx "
-        "at 704x1280 took 1.1 to 2.5 bytes for each of theirs, a whole clip of 33 frames of 256x256 2.0",
+        source="measured with ExecuTorch and XNNPACK from Python on x86-64 Linux, 2 threads, fp32: programs of ltx "
+        "at 704x1280 and hunyuan at 720x1280 took 0.7 to 1.45 bytes for each of theirs, most of them 1.0 to 1.3; a "
+        "whole clip of 33 frames of 256x256 2.0",
     ),
 }
 

@@ -43,8 +43,10 @@ _SPOOLED = 1.25
 # Part of a budget that a plan leaves, as memory is predicted within a few per cent.
 _KEPT_FREE = 0.03
 
-# The search is repeated with a smaller budget where what it chose is larger than it took it to be.
-_TRIES = 6
+# The search is repeated with a smaller budget where what it chose is larger than it took it to be: a little
+# smaller, as one pass that was taken for too small makes all others smaller too.
+_TRIES = 10
+_SMALLER = 0.92
 
 # Frames of a call in which units are measured; a Winograd tile makes two frames at least.
 _MEASURED_AT = 4
@@ -103,7 +105,7 @@ class _Option:
         first, stop: of the units.
         work: for the whole clip and all strips.
         buffer_bytes: of x and y.
-        inner_bytes: of activations.
+        inner_bytes: of activations, those that count on the runtime.
         state_bytes: of the states.
     """
 
@@ -155,7 +157,7 @@ class Planner:
             peak = max(size.peak_bytes)
             if peak <= target_bytes:
                 return cuts, size
-            allowed *= 0.98 * target_bytes / peak
+            allowed *= max(0.98 * target_bytes / peak, _SMALLER)
         return None
 
     def state_bytes(self) -> dict[str, int]:
@@ -248,7 +250,7 @@ class Planner:
     def _held_bytes(self, first: int, stop: int, parts: Sequence[float]) -> float:
         """What a pass holds whatever its cuts are; `parts` of the rows of each unit."""
         units = self._units[first:stop]
-        held = [(ProgramSize(unit.size.weight_bytes, 0, 0, 0), 0, 0) for unit in units]
+        held = [(ProgramSize(unit.size.weight_bytes, 0, 0, 0, 0), 0, 0) for unit in units]
         states = sum(self._state_bytes(unit) * part for unit, part in zip(units, parts))
         read = math.prod(units[0].segment.input[1:]) * parts[0] if first else 0
         given = math.prod(units[-1].segment.output[1:]) if stop == len(self._units) else 0
@@ -259,8 +261,8 @@ class Planner:
         )
 
     def _turn_bytes(self, path: Sequence[_Option]) -> float:
-        """What the largest of a pass's segments needs while it runs, beside x, y and the states."""
-        inner = self.overhead.inner * max(option.inner_bytes for option in path)
+        """What a pass's segments need at most while one runs, beside x, y and the states."""
+        inner = self.overhead.turn_bytes(option.inner_bytes for option in path)
         return inner + (0.0 if self.overhead.outputs_stay else max(option.state_bytes for option in path))
 
     def _rows(self, first: int, stop: int, strips: int) -> list[int] | None:
@@ -295,7 +297,7 @@ class Planner:
             unit, part = self._units[index], parts[index - first]
             now = chunk * at.rate
             work += unit.work(now) * part
-            inner = max(inner, unit.size.inner_bytes * unit.share(now) * part)
+            inner = max(inner, self.overhead.inner_bytes(unit.size) * unit.share(now) * part)
             states += self._state_bytes(unit) * part
             at = at.then(unit.own)
             y_bytes = self.itemsize * chunk * at.rate * math.prod(unit.segment.output[1:]) * part

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import tracemalloc
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,6 +153,25 @@ def test_a_strips_buffers_are_gone_before_the_next_strip_takes_its_own(monkeypat
     with session(PASSES) as opened:
         assert len(list(opened.stream(latents(9)))) == 9
     assert len(made) == 4 * 3
+
+
+def test_the_end_of_a_clip_takes_no_second_buffer(monkeypatch) -> None:
+    frame = (8, 64, 64)
+    large = replace(segment("a", 16), input=(16, *frame), output=(16, *frame), states=((2, *frame),))
+    stage = streaming._Stage(large, Filter(), np.empty(math.prod(large.states[0]), np.float32))
+    stage.calls = 1  # all frames are in: what is left is a call that is all padding
+
+    def called(stage: streaming._Stage, total: int) -> Iterator[np.ndarray]:
+        stage.calls += 1
+        return iter(())
+
+    monkeypatch.setattr(streaming._Stage, "_call", called)
+    tracemalloc.start()
+    assert list(stage.finish()) == []
+    _, most_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stage.calls == 2
+    assert most_bytes < stage.x.nbytes / 4
 
 
 def test_what_is_yielded_is_the_callers() -> None:

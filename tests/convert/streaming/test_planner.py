@@ -20,7 +20,7 @@ from handheld.models import PRESETS, TurboVAEDecoder
 
 FP32 = TARGETS["onnx"].precision("fp32")
 # Nothing but what the graphs need.
-BARE = Overhead(0, 0, 1.0, False, 1.0, 1.0, "made up")
+BARE = Overhead(0, 0, 1.0, False, 1.0, False, 1.0, "made up")
 HEIGHT, WIDTH, FRAMES = 6, 4, 6
 
 
@@ -126,19 +126,35 @@ def test_causal_segments_keep_in_step() -> None:
 def test_the_peak_of_a_pass_adds_up() -> None:
     from handheld.convert.streaming.memory import ProgramSize
 
-    held = [(ProgramSize(10, 100, 0, 0), 1000, 200), (ProgramSize(20, 300, 0, 0), 4000, 500)]
-    shares_outputs = Overhead(7, 1, 2.0, False, 1.0, 1.0, "made up")
+    held = [(ProgramSize(10, 100, 150, 0, 0), 1000, 200), (ProgramSize(20, 300, 310, 0, 0), 4000, 500)]
+    shares_outputs = Overhead(7, 1, 2.0, False, 1.0, False, 1.0, "made up")
     assert shares_outputs.peak_bytes(held) == 7 + 2 + 2 * 30 + 5000 + 700 + 500 + 300
-    keeps_outputs = Overhead(7, 1, 1.0, True, 1.5, 1.0, "made up")
-    assert keeps_outputs.peak_bytes(held) == 7 + 2 + 30 + 5000 + 700 + 700 + 450
+    keeps_outputs = Overhead(7, 1, 1.0, True, 1.5, True, 1.0, "made up")
+    assert keeps_outputs.peak_bytes(held) == 7 + 2 + 30 + 5000 + 700 + 700 + 1.5 * (150 + 310)
+
+
+@pytest.mark.parametrize(
+    ("inner", "most"),
+    [
+        ((100,), 100),
+        ((100, 100, 100), 100),  # the same program
+        ((100, 300), 400),
+        ((300, 290), 590),  # too close to tell
+        ((300, 100), 300),
+        ((100, 300, 100, 300), 400),
+    ],
+)
+def test_a_workspace_that_is_outgrown_counts_beside_the_new_one(inner: tuple[int, ...], most: int) -> None:
+    assert Overhead(0, 0, 1.0, True, 1.0, True, 1.0, "made up").turn_bytes(inner) == most
+    assert Overhead(0, 0, 1.0, False, 1.0, False, 1.0, "made up").turn_bytes(inner) == max(inner)
 
 
 def test_the_peak_of_a_whole_clip_adds_up() -> None:
     graph = capture(nn.Conv2d(2, 3, 1), (torch.empty(1, 2, 4, 5, device="cpu"),))
     weights, activations = 4 * (3 * 2 + 3), 4 * (2 * 20 + 3 * 20)
-    by_rule = Overhead(7, 1, 2.0, False, 1.5, 3.0, "made up").whole_clip_bytes(graph, torch.float32)
+    by_rule = Overhead(7, 1, 2.0, False, 1.5, False, 3.0, "made up").whole_clip_bytes(graph, torch.float32)
     assert by_rule == 7 + 1 + 2 * weights + 3 * activations
-    by_arena = Overhead(7, 1, 2.0, False, 1.5, None, "made up").whole_clip_bytes(graph, torch.float32)
+    by_arena = Overhead(7, 1, 2.0, False, 1.5, False, None, "made up").whole_clip_bytes(graph, torch.float32)
     assert by_arena == 7 + 1 + 2 * weights + 256 + 240  # a block of the arena, and the copy of the output
 
 
