@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import conv3d
-from .frames import aten, batch_refusal, from_frames, to_frames
+from .frames import aten, convolve, from_frames, time_refusal, to_frames
 
 # The convolution that makes the frames has 3, at full size: its copies were 95 MB of `ltx`'s peak memory.
 _FEWEST_OUTPUTS = 4
@@ -27,13 +27,7 @@ def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
-    stride, padding, dilation, groups = (argument(conv, i) for i in (3, 4, 5, 6))
-    if not is_constant(conv.args[1]):
-        return "the weight is computed, not a constant"
-    if isinstance(padding, str) or padding[0]:
-        return f"padding {padding!r}: only numbers, and none in time"
-    if stride[0] != 1 or dilation[0] != 1:
-        return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
+    groups = argument(conv, 6)
     if groups != 1:
         return f"{groups} groups: the taps' channels would have to be interleaved, and convolved group by group"
     outputs, _, taps = shape_of(conv.args[1])[:3]
@@ -41,27 +35,19 @@ def _check(match: tuple[fx.Node, ...]) -> str | None:
         return "one tap: there is nothing to concatenate"
     if outputs < _FEWEST_OUTPUTS:
         return f"{outputs} output channels: the copies of the input would outweigh all else"
-    return batch_refusal(conv.args[0])
+    return time_refusal(conv)
 
 
 def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     (conv,) = match
     x, weight_node = conv.args[:2]
-    bias, stride, padding, dilation = (argument(conv, i) for i in range(2, 6))
     weight = graph.value(weight_node)
     taps, frames = weight.shape[2], shape_of(conv)[2]
     clip = to_frames(graph, x)
     parts = [graph.call(aten.slice.Tensor, clip, 0, tap, tap + frames) for tap in range(taps)]
-    y = graph.call(
-        aten.conv2d.default,
-        graph.call(aten.cat.default, parts, 1),
-        graph.constant(weight.transpose(1, 2).flatten(1, 2)),
-        bias,
-        list(stride[1:]),
-        list(padding[1:]),
-        list(dilation[1:]),
-    )
-    return from_frames(graph, y)
+    kernel = graph.constant(weight.transpose(1, 2).flatten(1, 2))
+    side_by_side = graph.call(aten.cat.default, parts, 1)
+    return from_frames(graph, convolve(graph, conv, side_by_side, kernel, argument(conv, 2)))
 
 
 REWRITE = Rewrite(
@@ -84,7 +70,7 @@ REWRITE = Rewrite(
         Case("grouped", conv3d(8, 4, 3, groups=2), (1, 8, 4, 5, 5), 0, "2 groups"),
         Case("pointwise", conv3d(4, 6, 1, padding=0), (1, 4, 3, 5, 5), 0, "one tap"),
         Case("few outputs", conv3d(4, 3, 3), (1, 4, 5, 5, 5), 0, "3 output channels"),
-        Case("zero padding in time", conv3d(4, 4, 3, padding=1), (1, 4, 4, 5, 5), 0, "none in time"),
+        Case("zero padding in time", conv3d(4, 4, 3, padding=1), (1, 4, 4, 5, 5), 0, "zero padding of 1 in time"),
         Case("stride in time", conv3d(4, 4, 3, stride=2), (1, 4, 5, 6, 6), 0, "stride 2"),
         Case("batch of two", conv3d(4, 4, 3), (2, 4, 4, 5, 5), 0, "batch of 2"),
     ),

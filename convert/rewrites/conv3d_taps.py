@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import conv3d
-from .frames import aten, batch_refusal, from_frames, to_frames
+from .frames import aten, convolve, from_frames, summed, time_refusal, to_frames
 
 
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
@@ -23,40 +23,23 @@ def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
-    stride, padding, dilation = (argument(conv, i) for i in (3, 4, 5))
-    if not is_constant(conv.args[1]):
-        return "the weight is computed, not a constant"
-    if isinstance(padding, str):
-        return f"padding {padding!r} is not given as numbers"
-    if padding[0]:
-        return f"zero padding of {padding[0]} in time; pad the input instead"
-    if stride[0] != 1 or dilation[0] != 1:
-        return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
-    return batch_refusal(conv.args[0])
+    return time_refusal(conv)
 
 
 def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     (conv,) = match
     x, weight_node = conv.args[:2]
-    bias, stride, padding, dilation, groups = (argument(conv, i) for i in range(2, 7))
+    bias, groups = argument(conv, 2), argument(conv, 6)
     weight = graph.value(weight_node)
     taps, frames = weight.shape[2], shape_of(conv)[2]
     clip = to_frames(graph, x)
-    total = None
-    for tap in range(taps):
-        part = clip if taps == 1 else graph.call(aten.slice.Tensor, clip, 0, tap, tap + frames)
-        part = graph.call(
-            aten.conv2d.default,
-            part,
-            graph.constant(weight[:, :, tap]),
-            bias if tap == 0 else None,
-            list(stride[1:]),
-            list(padding[1:]),
-            list(dilation[1:]),
-            groups,
-        )
-        total = part if total is None else graph.call(aten.add.Tensor, total, part)
-    return from_frames(graph, total)
+
+    def part(tap: int) -> fx.Node:
+        met = clip if taps == 1 else graph.call(aten.slice.Tensor, clip, 0, tap, tap + frames)
+        kernel = graph.constant(weight[:, :, tap])
+        return convolve(graph, conv, met, kernel, bias if tap == 0 else None, groups)
+
+    return from_frames(graph, summed(graph, map(part, range(taps))))
 
 
 REWRITE = Rewrite(

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 
 from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .cases import conv3d
-from .frames import aten, batch_refusal, from_frames, to_frames
+from .frames import aten, convolve, from_frames, summed, time_refusal, to_frames
 from .stacked import from_stack, to_stack
 
 
@@ -51,14 +51,7 @@ def _plane_refusal(conv: fx.Node) -> str | None:
 
 def _check_conv3d(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
-    if reason := _plane_refusal(conv):
-        return reason
-    stride, padding, dilation = (argument(conv, i) for i in (3, 4, 5))
-    if padding[0]:
-        return f"zero padding of {padding[0]} in time; pad the input instead"
-    if stride[0] != 1 or dilation[0] != 1:
-        return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
-    return batch_refusal(conv.args[0])
+    return _plane_refusal(conv) or time_refusal(conv)
 
 
 def _convolve(graph: Graph, clip: fx.Node, conv: fx.Node, taps: Sequence[Tensor]) -> fx.Node:
@@ -72,23 +65,14 @@ def _convolve(graph: Graph, clip: fx.Node, conv: fx.Node, taps: Sequence[Tensor]
         x = graph.call(aten.constant_pad_nd.default, x, [0, 0, 0, pad])
         clip = graph.call(aten.reshape.default, x, [1, *shape_of(x)])
     stack = to_stack(graph, clip)
-    total = None
-    for tap, weight in enumerate(taps):
-        part = stack
+
+    def part(tap: int) -> fx.Node:
+        met = stack
         if len(taps) > 1:
-            part = graph.call(aten.slice.Tensor, stack, 2, tap * rows, (tap + frames) * rows)
-        part = graph.call(
-            aten.conv2d.default,
-            part,
-            graph.constant(weight),
-            bias if tap == 0 else None,
-            [1, 1],
-            list(padding[-2:]),
-            [1, 1],
-            groups,
-        )
-        total = part if total is None else graph.call(aten.add.Tensor, total, part)
-    y = from_stack(graph, total, frames)
+            met = graph.call(aten.slice.Tensor, stack, 2, tap * rows, (tap + frames) * rows)
+        return convolve(graph, conv, met, graph.constant(taps[tap]), bias if tap == 0 else None, groups)
+
+    y = from_stack(graph, summed(graph, map(part, range(len(taps)))), frames)
     if not pad:
         return y
     y = graph.call(aten.reshape.default, y, list(shape_of(y)[1:]))

@@ -9,12 +9,14 @@ this pair; `cancel_layouts` then removes the pairs that meet.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import fx
 
-from ..rewrite import Graph, shape_of
+from ..rewrite import Graph, argument, is_constant, shape_of
 
 aten = torch.ops.aten
 
@@ -48,3 +50,35 @@ def batch_refusal(x: fx.Node) -> str | None:
     """Frames-first holds one clip: why a larger batch is refused."""
     n = shape_of(x)[0]
     return None if n == 1 else f"batch of {n}: frames-first holds one clip, export with batch 1"
+
+
+def time_refusal(conv: fx.Node) -> str | None:
+    """Why a conv3d is not the sum of its time taps, each of them a convolution of one clip's frames."""
+    stride, padding, dilation = (argument(conv, i) for i in (3, 4, 5))
+    if not is_constant(conv.args[1]):
+        return "the weight is computed, not a constant"
+    if isinstance(padding, str):
+        return f"padding {padding!r} is not given as numbers"
+    if padding[0]:
+        return f"zero padding of {padding[0]} in time; pad the input instead"
+    if stride[0] != 1 or dilation[0] != 1:
+        return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
+    return batch_refusal(conv.args[0])
+
+
+def convolve(
+    graph: Graph, conv: fx.Node, frames: fx.Node, kernel: fx.Node, bias: fx.Node | None = None, groups: int = 1
+) -> fx.Node:
+    """Convolve frames as `conv`, a conv3d or conv2d, does within a frame: its stride, padding and dilation there.
+
+    Args:
+        frames: (T, C, H, W).
+        kernel: (O, C / groups, kh, kw).
+    """
+    stride, padding, dilation = (list(argument(conv, i)[-2:]) for i in (3, 4, 5))
+    return graph.call(aten.conv2d.default, frames, kernel, bias, stride, padding, dilation, groups)
+
+
+def summed(graph: Graph, parts: Iterable[fx.Node]) -> fx.Node:
+    """The sum of one or more tensors, in their order."""
+    return reduce(partial(graph.call, aten.add.Tensor), parts)

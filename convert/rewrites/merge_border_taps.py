@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import conv3d
-from .frames import aten, batch_refusal, from_frames, to_frames
+from .frames import aten, convolve, from_frames, summed, time_refusal, to_frames
 
 
 def source_frames(clip: fx.Node) -> tuple[fx.Node, list[int]]:
@@ -72,22 +73,16 @@ def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
-    stride, padding, dilation, groups = (argument(conv, i) for i in (3, 4, 5, 6))
-    if not is_constant(conv.args[1]):
-        return "the weight is computed, not a constant"
-    if isinstance(padding, str) or padding[0]:
-        return f"padding {padding!r}: only numbers, and none in time"
-    if stride[0] != 1 or dilation[0] != 1:
-        return f"stride {stride[0]} and dilation {dilation[0]} in time; both must be 1"
+    groups = argument(conv, 6)
     weight = shape_of(conv.args[1])
     if weight[1] != 1 or groups != weight[0]:
         return f"{groups} groups of {weight[1]} channels: not depthwise"
-    return batch_refusal(conv.args[0])
+    return time_refusal(conv)
 
 
 def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     (conv,) = match
-    bias, stride, padding, dilation, groups = (argument(conv, i) for i in range(2, 7))
+    bias, groups = argument(conv, 2), argument(conv, 6)
     weight = graph.value(conv.args[1])
     source, frames = source_frames(conv.args[0])
     clip = to_frames(graph, source)
@@ -102,20 +97,9 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
 
     out = []
     for met in _taps_by_source(frames, weight.shape[2]):
-        total = None
-        for frame, taps in met.items():
-            part = graph.call(
-                aten.conv2d.default,
-                apart[frame],
-                kernel(taps),
-                bias if total is None else None,
-                list(stride[1:]),
-                list(padding[1:]),
-                list(dilation[1:]),
-                groups,
-            )
-            total = part if total is None else graph.call(aten.add.Tensor, total, part)
-        out.append(total)
+        biases = chain([bias], repeat(None))  # each frame has it once
+        parts = (convolve(graph, conv, apart[i], kernel(taps), next(biases), groups) for i, taps in met.items())
+        out.append(summed(graph, parts))
     return from_frames(graph, out[0] if len(out) == 1 else graph.call(aten.cat.default, out, 0))
 
 

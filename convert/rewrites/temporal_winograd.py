@@ -34,7 +34,7 @@ from torch import Tensor, fx
 
 from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .cases import conv3d
-from .frames import aten, batch_refusal, from_frames, to_frames
+from .frames import aten, convolve, from_frames, time_refusal, to_frames
 from .merge_border_taps import bordered, source_frames
 
 _TAPS = 3
@@ -84,18 +84,16 @@ def match(node: fx.Node) -> tuple[fx.Node, ...] | None:
 
 def check(match: tuple[fx.Node, ...]) -> str | None:
     (conv,) = match
-    stride, padding, dilation, groups = (argument(conv, i) for i in (3, 4, 5, 6))
-    if not all(is_constant(p) for p in (conv.args[1], argument(conv, 2)) if p is not None):
-        return "the weight or bias is computed, not a constant"
-    if isinstance(padding, str) or padding[0]:
-        return f"padding {padding!r}: only numbers, and none in time"
+    bias, stride, dilation, groups = (argument(conv, i) for i in (2, 3, 5, 6))
+    if bias is not None and not is_constant(bias):
+        return "the bias is computed, not a constant"
     if {*stride, *dilation} != {1}:
         return f"stride {list(stride)} and dilation {list(dilation)}; all must be 1"
     if groups != 1:
         return f"{groups} groups: not dense"
     if shape_of(conv)[2] == 1:
         return "one frame out: there is nothing to share between frames"
-    return batch_refusal(conv.args[0])
+    return time_refusal(conv)
 
 
 def _clip_transforms(m: int, t: _Transforms, sources: list[int], source_count: int) -> tuple[Tensor, Tensor]:
@@ -128,7 +126,7 @@ def _replace(
     m: int, combine: Callable[[Graph, Tensor, fx.Node], fx.Node], graph: Graph, match: tuple[fx.Node, ...]
 ) -> fx.Node:
     (conv,) = match
-    bias, stride, padding, dilation = (argument(conv, i) for i in (2, 3, 4, 5))
+    bias = argument(conv, 2)
     weight = graph.value(conv.args[1])
     t = _transforms(m)
     positions = m + _TAPS - 1
@@ -145,16 +143,7 @@ def _replace(
     _, channels, height, width = shape_of(clip)
     x = combine(graph, inputs.to(weight.dtype), clip)
     x = graph.call(aten.reshape.default, x, [tiles, positions * channels, height, width])
-    x = graph.call(
-        aten.conv2d.default,
-        x,
-        graph.constant(kernels.to(weight.dtype)),
-        bias,
-        list(stride[1:]),
-        list(padding[1:]),
-        list(dilation[1:]),
-        positions,
-    )
+    x = convolve(graph, conv, x, graph.constant(kernels.to(weight.dtype)), bias, positions)
     x = combine(graph, outputs.to(weight.dtype), x)
     _, out_channels, out_frames, height, width = shape_of(conv)
     return from_frames(graph, graph.call(aten.reshape.default, x, [out_frames, out_channels, height, width]))
@@ -172,7 +161,7 @@ _CASES = (
 NEAR_MISSES = (
     Case("one frame", bordered(1, 1, 32, 32, 3), (1, 32, 1, 5, 5), 0, "one frame out"),
     Case("five taps", bordered(2, 2, 32, 32, 5), (1, 32, 3, 5, 5), 0),
-    Case("zero padding in time", conv3d(32, 32, 3, padding=1), (1, 32, 4, 5, 5), 0, "none in time"),
+    Case("zero padding in time", conv3d(32, 32, 3, padding=1), (1, 32, 4, 5, 5), 0, "zero padding of 1 in time"),
     Case("depthwise", bordered(1, 1, 32, 32, 3, groups=32), (1, 32, 4, 5, 5), 0, "32 groups"),
     Case("stride", conv3d(32, 32, 3, stride=(1, 2, 2)), (1, 32, 4, 6, 6), 0, "stride [1, 2, 2]"),
     Case("dilation", conv3d(32, 32, 3, dilation=2), (1, 32, 8, 8, 8), 0, "dilation [2, 2, 2]"),

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 
 from ..rewrite import Case, Graph, Rewrite, argument, shape_of
 from .cases import conv3d
-from .frames import aten, from_frames, to_frames
+from .frames import aten, convolve, from_frames, summed, to_frames
 from .merge_border_taps import bordered, copied_frames
 from .temporal_winograd import NEAR_MISSES, check, match
 
@@ -37,10 +37,8 @@ class _Sums:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
-    def add(self, first: fx.Node, *others: fx.Node) -> fx.Node:
-        for other in others:
-            first = self._graph.call(aten.add.Tensor, first, other)
-        return first
+    def add(self, *frames: fx.Node) -> fx.Node:
+        return summed(self._graph, frames)
 
     def sub(self, first: fx.Node, *others: fx.Node) -> fx.Node:
         for other in others:
@@ -118,7 +116,7 @@ def _tiles(frames: int) -> list[int]:
 
 def _replace(graph: Graph, matched: tuple[fx.Node, ...]) -> fx.Node:
     (conv,) = matched
-    bias, stride, padding, dilation = (argument(conv, i) for i in (2, 3, 4, 5))
+    bias = argument(conv, 2)
     weight = graph.value(conv.args[1])
     sizes = _tiles(shape_of(conv)[2])
 
@@ -144,15 +142,7 @@ def _replace(graph: Graph, matched: tuple[fx.Node, ...]) -> fx.Node:
         tile = _TILES[size]
         frames = [frame(*source) for source in sources[len(out) : len(out) + size + 2]]
         positions = [
-            graph.call(
-                aten.conv2d.default,
-                x,
-                kernels[size][position],
-                bias if position == _BIAS_POSITION else None,
-                list(stride[1:]),
-                list(padding[1:]),
-                list(dilation[1:]),
-            )
+            convolve(graph, conv, x, kernels[size][position], bias if position == _BIAS_POSITION else None)
             for position, x in enumerate(tile.inputs(sums, frames))
         ]
         out += tile.outputs(sums, positions)
