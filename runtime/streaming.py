@@ -181,12 +181,15 @@ class StreamSession:
             read = _once(arriving)
             if len(self.plan.passes[0].strips) > 1:
                 read = _again(list(arriving))
+            before: Spool | None = None
             for part in self.plan.passes[:-1]:
                 spool = spools.enter_context(Spool(part.output, self.dtype))
                 with self._running(part) as programs:
                     for _ in self._into(spool, part, programs, read):
                         pass
-                read = spool.windows
+                if before is not None:
+                    before.close()  # all of them together may be more than a disk has
+                before, read = spool, spool.windows
             last = self.plan.passes[-1]
             with self._running(last) as programs:
                 if len(last.strips) == 1:

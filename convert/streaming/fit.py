@@ -64,6 +64,7 @@ class Proposal:
         return {
             "peak_bytes": self.peak_bytes,
             "weight_bytes": self.size.weight_bytes,
+            "temporary_bytes": self.size.temporary_bytes,
             "multiply_adds": self.size.multiply_adds,
             "multiply_adds_around_strips": self.size.again,
             "passes": passes,

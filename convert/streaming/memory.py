@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -132,6 +133,11 @@ class StreamSize:
     @property
     def weight_bytes(self) -> int:
         return sum(size.weight_bytes for size in self.programs.values())
+
+    @property
+    def temporary_bytes(self) -> int:
+        """Most of temporary files at once: what a pass writes, beside what it reads."""
+        return max(map(sum, pairwise((0, *self.spool_bytes))))
 
 
 def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead: Overhead) -> StreamSize:

@@ -155,6 +155,29 @@ def test_a_strips_buffers_are_gone_before_the_next_strip_takes_its_own(monkeypat
     assert len(made) == 4 * 3
 
 
+def test_temporary_files_go_when_the_pass_that_reads_them_ends(monkeypatch) -> None:
+    there: list[int] = []
+
+    class Watched(Spool):
+        now = 0
+
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)
+            Watched.now += 1
+            there.append(Watched.now)
+
+        def close(self) -> None:
+            Watched.now -= not self._file.closed
+            super().close()
+
+    monkeypatch.setattr(streaming, "Spool", Watched)
+    passes = [Pass((segment(name, 2),), (Strip((0,), 0, HEIGHT),)) for name in "acde"]
+    with session(StreamPlan((*passes, PASSES.passes[-1]))) as opened:
+        assert len(list(opened.stream(latents(3)))) == 3
+    assert there == [1, 2, 2, 2, 2]
+    assert Watched.now == 0
+
+
 def test_the_end_of_a_clip_takes_no_second_buffer(monkeypatch) -> None:
     frame = (8, 64, 64)
     large = replace(segment("a", 16), input=(16, *frame), output=(16, *frame), states=((2, *frame),))

@@ -121,7 +121,7 @@ def _way(way: Proposal, found: Fit) -> list[str]:
         str(sum(len(part.segments) for part in passes)),
         str(max(segment.chunk for part in passes for segment in part.segments)),
         size(way.peak_bytes),
-        size(sum(way.size.spool_bytes)) if any(way.size.spool_bytes) else "–",
+        size(way.size.temporary_bytes) if way.size.temporary_bytes else "–",
         f"{way.size.multiply_adds / found.whole_multiply_adds:.2f}x",
         f"{way.size.again / way.size.multiply_adds:.0%}" if way.size.again else "–",
     ]

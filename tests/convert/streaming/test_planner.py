@@ -105,6 +105,8 @@ def test_temporary_files_hold_the_frames_between_passes_and_strips(few: UnitSize
     spec = few.model.spec
     frame = 3 * 8 * 2 * spec.spatial**2
     assert found.spool_bytes == (4 * FRAMES * 32 * 8 * 2, 4 * spec.frames(FRAMES) * frame)
+    assert found.temporary_bytes == sum(found.spool_bytes)
+    assert replace(found, spool_bytes=(5, 1, 3, 3)).temporary_bytes == 6  # a pass's input goes with its end
     # Of the second pass: a window of a frame that is read, and two frames that the caller has.
     (segment,) = found.plan.passes[1].segments
     held = 4 * sum(math.prod(shape) for shape in (segment.input, segment.output, *segment.states, *segment.states))
