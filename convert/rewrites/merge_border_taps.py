@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import chain, repeat
 
 import torch
 from torch import Tensor, fx, nn
@@ -97,8 +96,10 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
 
     out = []
     for met in _taps_by_source(frames, weight.shape[2]):
-        biases = chain([bias], repeat(None))  # each frame has it once
-        parts = (convolve(graph, conv, apart[i], kernel(taps), next(biases), groups) for i, taps in met.items())
+        parts = (
+            convolve(graph, conv, apart[frame], kernel(taps), bias if part == 0 else None, groups)
+            for part, (frame, taps) in enumerate(met.items())
+        )
         out.append(summed(graph, parts))
     return from_frames(graph, out[0] if len(out) == 1 else graph.call(aten.cat.default, out, 0))
 

@@ -35,7 +35,7 @@ class Overhead:
         inner: resident bytes per byte of activations inside a program.
         regrows: whether programs share a workspace that is given up after a larger one was taken; else the largest
             of a pass's programs counts.
-        whole: the same of one program for a whole clip; None where `arena` computes it.
+        whole: resident bytes per byte of activations, of one program for a whole clip; None: `arena` computes it.
         source: how and where this was measured.
     """
 

@@ -12,6 +12,7 @@ from .console import note, say, size, status, table
 
 if TYPE_CHECKING:
     from handheld.convert.streaming.fit import Fit, Proposal
+    from handheld.convert.streaming.overheads import Overhead
 
 EPILOG = (
     "Example: [dim]handheld fit ltx --height 704 --width 1280 --frames 121 --target onnx --budget 1GB[/dim]. Exits "
@@ -105,7 +106,7 @@ def _show(found: Fit, clip: str) -> None:
     if found.proposal is None:
         say(f"{name}: nothing fits {size(found.budget_bytes)}. Take a larger budget, a smaller frame or fp16.")
         return
-    _show_plan(found.proposal, name)
+    _show_plan(found.proposal, found.overhead, name)
     note(f"Beside the graph's own memory, {found.target}'s runtime: {found.overhead.source}")
 
 
@@ -127,13 +128,13 @@ def _way(way: Proposal, found: Fit) -> list[str]:
     ]
 
 
-def _show_plan(way: Proposal, name: str) -> None:
+def _show_plan(way: Proposal, overhead: Overhead, name: str) -> None:
     rows = []
     for index, (part, peak) in enumerate(zip(way.size.plan.passes, way.size.peak_bytes)):
         for segment in part.segments:
             first, last = segment.units[0], segment.units[-1]
             units = first if first == last else f"{first} to {last}"
-            held = size(way.size.programs[segment.program].inner_bytes)
+            held = size(overhead.inner_bytes(way.size.programs[segment.program]))
             rows.append([str(index), str(len(part.strips)), units, str(segment.chunk), held, size(peak)])
     table(
         f"{name}: the proposed plan",

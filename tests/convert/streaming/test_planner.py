@@ -111,6 +111,8 @@ def test_temporary_files_hold_the_frames_between_passes_and_strips(few: UnitSize
     (segment,) = found.plan.passes[1].segments
     held = 4 * sum(math.prod(shape) for shape in (segment.input, segment.output, *segment.states, *segment.states))
     program = found.programs[segment.program]
+    outputs = 4 * sum(math.prod(shape) for shape in (segment.output, *segment.states))
+    assert program.written_bytes >= max(program.inner_bytes, outputs)  # at its end all outputs are there
     passing = 4 * (math.prod(segment.input[1:]) + 2 * frame)
     assert found.peak_bytes[1] == program.weight_bytes + held + program.inner_bytes + passing
     assert stream_size((PassCut((Cut(6, 4),)),), FRAMES, few, BARE).spool_bytes == (0,)
