@@ -34,7 +34,14 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     dense = {"mode": "dense", "read_ahead": False}
     half = {"pinned_neurons": d_ff // 2}
     selected = {"mode": "selected"}
-    plain = {"window_tokens": 0, "bundling": False, "merging": False, "compute_resident": False, "io_uring": False}
+    plain = {
+        "window_tokens": 0,
+        "bundling": False,
+        "merging": False,
+        "compute_resident": False,
+        "io_uring": False,
+        "neighbours": False,
+    }
     window = {**plain, "window_tokens": 5}
     bundled = {**window, "bundling": True}
     merged = {**bundled, "merging": True}
@@ -44,6 +51,7 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     ring = {**whole, "io_uring": True}
     short = {**ring, "reader_threads": 32, "chunk_bytes": 64 * 1024}
     weighed = {**short, "miss_weight": MISS_WEIGHT}
+    beside = {**weighed, "neighbours": True}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -57,14 +65,15 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ io_uring", 0.5, selected, ring),
         Variant("+ 32 reads under way", 0.5, selected, short),
         Variant("+ what is resident preferred", 0.5, selected, weighed),
+        Variant("+ neighbours of what is read", 0.5, selected, beside),
         Variant("twice as many selected as are active", 0.5, selected, {**short, "select_share": 2 * active}),
-        Variant("the same, what is resident preferred", 0.5, selected, {**weighed, "select_share": 2 * active}),
+        Variant("the same, what is resident preferred", 0.5, selected, {**beside, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, weighed))
+        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, beside))
     return found
 
 

@@ -23,7 +23,8 @@ Ids = np.ndarray | Sequence[int]
 UNLIMITED = 0xFFFFFFFF  # window_tokens, pinned_neurons: as much as the budget holds
 MOST = 0xFFFFFFFE  # pinned_neurons: four fifths of what the budget holds, the rest is the window's
 
-_BUNDLING, _MERGING, _COMPUTE_RESIDENT, _IO_URING = 1, 2, 4, 8
+# Fields of SessionOptions that are flags of one field in C.
+_TECHNIQUES = {"bundling": 1, "merging": 2, "compute_resident": 4, "io_uring": 8, "neighbours": 16}
 _KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 _SELECTORS = {"pack": 0, "hot": 3}
 _MODES = {"dense": 0, "exact": 1, "selected": 2}
@@ -35,7 +36,7 @@ class SessionOptions:
     """How a session computes; flash.h has the details of each field.
 
     budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
-    compute_resident, io_uring) are there to measure what each is worth.
+    compute_resident, io_uring, neighbours) are there to measure what each is worth.
     """
 
     budget_bytes: int
@@ -51,20 +52,17 @@ class SessionOptions:
     merging: bool = True
     compute_resident: bool = True
     io_uring: bool = True
+    neighbours: bool = True
     kernels: str = "auto"
     selector: str = "pack"
 
     def native(self) -> _flash.Options:
         options = load_native().Options()
-        techniques = (
-            (_BUNDLING, self.bundling), (_MERGING, self.merging), (_COMPUTE_RESIDENT, self.compute_resident),
-            (_IO_URING, self.io_uring),
-        )  # fmt: skip
-        options.techniques = sum(flag for flag, on in techniques if on)
+        options.techniques = sum(flag for name, flag in _TECHNIQUES.items() if getattr(self, name))
         options.kernels = _named(_KERNELS, "kernels", self.kernels)
         options.selector = _named(_SELECTORS, "selector", self.selector)
         for item in fields(self):
-            if item.name not in ("bundling", "merging", "compute_resident", "io_uring", "kernels", "selector"):
+            if item.name not in (*_TECHNIQUES, "kernels", "selector"):
                 setattr(options, item.name, getattr(self, item.name))
         return options
 

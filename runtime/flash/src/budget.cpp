@@ -7,6 +7,8 @@
 namespace handheld::flash {
 namespace {
 
+constexpr uint32_t kAllTechniques =
+    HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING | HH_FLASH_NEIGHBOURS;
 constexpr uint32_t kMaxReaders = 256;
 constexpr uint32_t kMaxComputeThreads = 64;
 constexpr uint32_t kMaxChunkBytes = 64u << 20;
@@ -23,8 +25,7 @@ bool pins_what_fits(const Options& options) {
 }
 
 void check(const Pack& pack, const Options& options) {
-  constexpr uint32_t known = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING;
-  require((options.techniques & ~known) == 0, "options.techniques has unknown flags.");
+  require((options.techniques & ~kAllTechniques) == 0, "options.techniques has unknown flags.");
   require(options.reader_threads >= 1 && options.reader_threads <= kMaxReaders, "reader_threads must be 1 to 256.");
   require(options.compute_threads >= 1 && options.compute_threads <= kMaxComputeThreads,
           "compute_threads must be 1 to 64.");
@@ -57,7 +58,7 @@ ReadPolicy read_policy(const Pack& pack, const Options& options) {
 Options default_options() {
   Options options{};
   options.struct_bytes = sizeof options;
-  options.techniques = HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING;
+  options.techniques = kAllTechniques;
   options.reader_threads = 16;
   options.compute_threads = 2;
   options.window_tokens = 5;

@@ -47,7 +47,7 @@ ModelOptions default_model_options() {
   options.session = default_options();
   options.session.window_tokens = HH_FLASH_WINDOW_UNLIMITED;
   options.session.pinned_neurons = HH_FLASH_PIN_MOST;
-  options.session.miss_weight = 0.5f;
+  options.session.miss_weight = 0.35f;
   return options;
 }
 

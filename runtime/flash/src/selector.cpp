@@ -10,6 +10,9 @@
 namespace handheld::flash {
 namespace {
 
+// A read of a page takes a phone's storage, or a virtual disk, hardly longer than one of a sector.
+constexpr uint32_t kNeighbourhoodBytes = kPageBytes;
+
 struct Part {
   uint32_t first;
   uint32_t last;
@@ -34,9 +37,10 @@ float expected_activation(const BundleShape& shape, const float* products, float
 }  // namespace
 
 Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
-                   float miss_weight)
+                   float miss_weight, bool neighbours)
     : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share), miss_weight_(miss_weight) {
   const Layout& layout = pack.layout();
+  neighbourhood_ = neighbours ? std::max(1u, kNeighbourhoodBytes / layout.bundle_stride) : 1;
   if (kind == HH_FLASH_SELECTOR_LOW_RANK || kind == HH_FLASH_SELECTOR_TERNARY) {
     scores_.resize(layout.d_ff);
     sorted_.resize(layout.d_ff);
@@ -69,13 +73,38 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const 
     default:
       fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
   }
-  if (table != nullptr && miss_weight_ != 1) weigh_misses(*table, first);
+  if (table == nullptr || miss_weight_ == 1) return take(first, cut(tensors), selected);
+  weigh_misses(*table, first);
   const float lowest = cut(tensors);
+  // Scores that are not positive were not weighed.
+  if (neighbourhood_ == 1 || lowest <= 0) return take(first, lowest, selected);
+  return take_with_neighbours(*table, first, lowest, selected);
+}
+
+// What scores above `lowest`. Without branches, which could not be foreseen; there is room, as no more than i are selected
+// before i.
+size_t Selector::take(uint32_t first, float lowest, uint32_t* selected) const {
   size_t count = 0;
   for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
-    // Without a branch, which could not be foreseen. There is room, as no more than i are selected before i.
     selected[count] = i;
     count += scores_[i] > lowest ? 1 : 0;
+  }
+  return count;
+}
+
+size_t Selector::take_with_neighbours(const Table& table, uint32_t first, float lowest, uint32_t* selected) const {
+  const uint32_t d_ff = pack_.layout().d_ff;
+  const auto missing = [&](uint32_t i) { return table.row_of(i) == Table::kNone; };
+  size_t count = 0;
+  for (uint32_t at = first; at < d_ff;) {
+    const uint32_t end = std::min(d_ff, (at / neighbourhood_ + 1) * neighbourhood_);
+    bool reads = false;
+    for (uint32_t i = at; i < end; ++i) reads |= missing(i) && scores_[i] > lowest;
+    const float lowest_missing = reads ? lowest * miss_weight_ : lowest;
+    for (; at < end; ++at) {
+      selected[count] = at;
+      count += scores_[at] > (missing(at) ? lowest_missing : lowest) ? 1 : 0;
+    }
   }
   return count;
 }

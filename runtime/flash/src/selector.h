@@ -16,9 +16,10 @@ namespace handheld::flash {
 class Selector {
  public:
   // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons. `miss_weight`: what the
-  // score of a neuron counts for that has to be read (gamma of arXiv 2412.01380).
+  // score of a neuron counts for that has to be read (gamma of arXiv 2412.01380). `neighbours`: that is not held against
+  // those beside one that is read all the same.
   Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
-           float miss_weight);
+           float miss_weight, bool neighbours);
 
   // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
   // threshold decides, the first `skipped` positions are left out, as they are computed anyway. `table` has what is
@@ -34,6 +35,8 @@ class Selector {
   void quantise(const float* x);
   void weigh_misses(const Table& table, uint32_t first);
   float cut(const LayerTensors& tensors);
+  size_t take(uint32_t first, float lowest, uint32_t* selected) const;
+  size_t take_with_neighbours(const Table& table, uint32_t first, float lowest, uint32_t* selected) const;
 
   const Pack& pack_;
   const Kernels& kernels_;
@@ -41,6 +44,7 @@ class Selector {
   hh_flash_selector kind_;
   float share_;
   float miss_weight_;
+  uint32_t neighbourhood_;  // positions; 1: nothing but the neuron itself
   std::vector<float> scores_;
   std::vector<float> sorted_;
   std::vector<float> hidden_;    // low-rank: A x

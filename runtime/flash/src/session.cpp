@@ -32,7 +32,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
       compute_(options.compute_threads),
       selector_(*pack_, kernels_, compute_,
                 options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
-                options.select_share, options.miss_weight),
+                options.select_share, options.miss_weight, (options.techniques & HH_FLASH_NEIGHBOURS) != 0),
       reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes,
               (options.techniques & HH_FLASH_IO_URING) != 0) {
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);
@@ -195,20 +195,22 @@ void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
 // Computes what is resident while the rest is being read, then the rest.
 void Session::load_and_compute(Table& table) {
   const bool all = (options_.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0;
-  for (const Piece& piece : loads_.pieces()) marks_[piece.position] = 1;
+  for (const Piece& piece : loads_.pieces()) marks_[piece.row] = 1;
   const size_t pinned = all ? table.pinned() : 0;
   size_t count = pinned;
   if (all) {
+    // Without a branch, which could not be foreseen. There is room, as no more than `row` are listed before it.
     for (uint32_t row = table.pinned(); row < table.count(); ++row) {
-      if (marks_[table.position_of(row)] == 0) bundles_[count++] = table.row(row);
+      bundles_[count] = table.row(row);
+      count += 1 - marks_[row];
     }
   } else {
     for (const uint32_t position : selected_) {
       const uint32_t row = table.row_of(position);
-      if (row != Table::kNone && marks_[position] == 0) bundles_[count++] = table.row(row);
+      if (row != Table::kNone && marks_[row] == 0) bundles_[count++] = table.row(row);
     }
   }
-  for (const Piece& piece : loads_.pieces()) marks_[piece.position] = 0;
+  for (const Piece& piece : loads_.pieces()) marks_[piece.row] = 0;
   compute(count, [&](size_t first, size_t last) {
     for (size_t row = first; row < std::min(last, pinned); ++row) bundles_[row] = table.row(static_cast<uint32_t>(row));
   });

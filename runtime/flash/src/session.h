@@ -140,7 +140,7 @@ class Session {
   // Scratch of one call, sized once.
   const float* x_ = nullptr;              // [block_][d_model]
   uint32_t block_ = 1;                    // tokens of the call
-  std::vector<uint8_t> marks_;            // by position; zeros but while they are used
+  std::vector<uint8_t> marks_;            // by position or row; zeros but while they are used
   std::vector<uint32_t> chosen_;
   Span<const uint32_t> selected_;         // of chosen_: positions, ascending
   std::vector<uint32_t> overflow_;        // positions that no row was found for

@@ -40,6 +40,7 @@ void Session::choose(uint32_t layer, const float* x, Span<const uint32_t> neuron
 void Session::admit_selected(uint32_t layer, uint64_t token, ReadBatch& batch) {
   const Stopwatch stopwatch(counters_.table_ns);
   Table& table = tables_[layer];
+  table.fetch();
   const uint32_t before = table.count();
   batch.begin(layer, table.row(0));
   overflow_.clear();

@@ -38,6 +38,12 @@ uint32_t Table::pin(uint32_t position) {
   return row;
 }
 
+void Table::fetch() const {
+  const auto* const first = reinterpret_cast<const uint8_t*>(entries_.data() + pinned_);
+  const auto* const last = reinterpret_cast<const uint8_t*>(entries_.data() + count_);
+  for (const uint8_t* at = first; at < last; at += 64) __builtin_prefetch(at);
+}
+
 void Table::touch(uint32_t row, uint64_t token) {
   if (row < pinned_ || entries_[row].last_used == token) return;
   entries_[row].last_used = token;

@@ -33,6 +33,10 @@ class Table {
   // Adds a row that is never given up. All pinned rows come before any other.
   uint32_t pin(uint32_t position);
 
+  // Asks for the bookkeeping of all rows that are not pinned: a token's rows are looked up in no order, and since the last
+  // token weights have pushed it out of the caches.
+  void fetch() const;
+
   // Marks a row as selected for `token`.
   void touch(uint32_t row, uint64_t token);
 

@@ -9,9 +9,9 @@ from ..engine import MOST, UNLIMITED, Mode, ModelOptions, Pack, SessionOptions
 # More than any model needs: all of it becomes resident.
 EVERYTHING = 1 << 46
 
-# SmolLM2-135M at half of its neurons reads a quarter of the bytes that it reads with 1, at a perplexity of 12.9
-# instead of 11.6 (exact mode: 12.2); at three quarters, a fifth, at 11.4 instead of 10.5.
-MISS_WEIGHT = 0.5
+# SmolLM2-135M at half of its neurons makes 324 reads a token, at a perplexity of 12.6; with 1 it makes 908, at 11.6
+# (exact mode: 12.2). docs/llm.md has more.
+MISS_WEIGHT = 0.35
 
 # Selected mode reads a neuron or a few at a time: more reads under way, in buffers of the same 2 MiB.
 _SHORT_READS, _SHORT_READ_BYTES = 32, 64 * 1024

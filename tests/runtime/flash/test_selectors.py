@@ -120,7 +120,7 @@ def test_pinned_neurons_are_computed_and_not_selected(make_model: Callable[..., 
 def test_a_neuron_that_has_to_be_read_must_score_higher(make_model: Callable[..., Model], kind: str) -> None:
     model = make_model(selector=kind, selector_size=32)
     scores_of, cut = (ternary_scores, 0.05) if kind == "ternary" else (low_rank_scores, 0.5)
-    session = open_session(model, miss_weight=0.5, pinned_neurons=30, compute_resident=False)
+    session = open_session(model, miss_weight=0.5, pinned_neurons=30, compute_resident=False, neighbours=False)
     order = tensors(model, 0)["order"]
     position = {int(neuron): at for at, neuron in enumerate(order)}
     left_out = 0
@@ -139,6 +139,26 @@ def test_a_neuron_that_has_to_be_read_must_score_higher(make_model: Callable[...
                 left_out += neuron not in loaded
     assert left_out > 0
     assert session.stats().cache_hits > 0
+
+
+def test_beside_a_neuron_that_is_read_others_need_not_score_higher(make_model: Callable[..., Model]) -> None:
+    model = make_model(selector="ternary", selector_size=32, d_ff=600)
+    pinned = 30
+    places = np.arange(600) // (16 * 1024 // open_pack(model.path).info.bundle_bytes)
+    x = model.x()
+    scores = ternary_scores(model, x)
+    third, fourth = np.sort(scores[pinned:])[[-3, -4]]
+    weight = 2 * 0.05 / (third + fourth)
+    candidates = np.arange(600) >= pinned
+    alone = candidates & (scores * weight > 0.05)
+    together = candidates & (scores > 0.05) & np.isin(places, places[alone])
+    assert 3 == alone.sum() < together.sum() < (candidates & (scores > 0.05)).sum()
+
+    for neighbours, chosen in ((False, alone), (True, together)):
+        session = open_session(model, 1200, miss_weight=weight, pinned_neurons=pinned, neighbours=neighbours)
+        session.ffn(0, x)
+        loaded = session.resident(0)[pinned:]
+        assert sorted(loaded.tolist()) == sorted(tensors(model, 0)["order"][chosen].tolist())
 
 
 def test_a_share_ranks_what_is_resident_before_what_has_to_be_read(make_model: Callable[..., Model]) -> None:

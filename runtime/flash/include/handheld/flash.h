@@ -98,7 +98,9 @@ enum {
   HH_FLASH_BUNDLING = 1,        /* off: gate, up and down parts are read each on its own, to measure the difference */
   HH_FLASH_MERGING = 2,         /* reads closer than merge_gap_bytes become one */
   HH_FLASH_COMPUTE_RESIDENT = 4, /* selected mode computes every resident neuron: no read, and less loss */
-  HH_FLASH_IO_URING = 8 /* reads go through Linux' io_uring where it has and allows one; never on Android */
+  HH_FLASH_IO_URING = 8, /* reads go through Linux' io_uring where it has and allows one; never on Android */
+  HH_FLASH_NEIGHBOURS = 16 /* selected mode: within 16 KiB where a neuron is read anyway, miss_weight holds no other
+                              back, as reading on costs little */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
@@ -258,7 +260,7 @@ typedef struct hh_flash_model_options {
                               before its attention; 0 (default): not */
   hh_flash_session_options session; /* budget_bytes covers the whole model. window_tokens is UNLIMITED by default here,
                                        pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit,
-                                       miss_weight 0.5 */
+                                       miss_weight 0.35 */
 } hh_flash_model_options;
 
 #define HH_FLASH_MAX_EOS 16
