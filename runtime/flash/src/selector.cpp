@@ -10,7 +10,7 @@
 namespace handheld::flash {
 namespace {
 
-// A read of a page takes a phone's storage, or a virtual disk, hardly longer than one of a sector.
+// Measured on a virtual disk: what limits small reads is their number (docs/flash.md). Phones were not measured.
 constexpr uint32_t kNeighbourhoodBytes = kPageBytes;
 
 struct Part {

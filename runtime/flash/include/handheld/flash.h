@@ -100,7 +100,7 @@ enum {
   HH_FLASH_COMPUTE_RESIDENT = 4, /* selected mode computes every resident neuron: no read, and less loss */
   HH_FLASH_IO_URING = 8, /* reads go through Linux' io_uring where it has and allows one; never on Android */
   HH_FLASH_NEIGHBOURS = 16 /* selected mode: within 16 KiB where a neuron is read anyway, miss_weight holds no other
-                              back, as reading on costs little */
+                              back, as reading on costs little; with select_share these come on top of the share */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
