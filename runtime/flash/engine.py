@@ -21,10 +21,17 @@ Mode = Literal["dense", "exact", "selected"]
 Ids = np.ndarray | Sequence[int]
 
 UNLIMITED = 0xFFFFFFFF  # window_tokens, pinned_neurons: as much as the budget holds
-MOST = 0xFFFFFFFE  # pinned_neurons: four fifths of what the budget holds, the rest is the window's
+MOST = 0xFFFFFFFE  # pinned_neurons: four fifths of what the budget holds, or all where that holds all
 
 # Fields of SessionOptions that are flags of one field in C.
-_TECHNIQUES = {"bundling": 1, "merging": 2, "compute_resident": 4, "io_uring": 8, "neighbours": 16}
+_TECHNIQUES = {
+    "bundling": 1,
+    "merging": 2,
+    "compute_resident": 4,
+    "io_uring": 8,
+    "neighbours": 16,
+    "int8_activations": 32,
+}
 _KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 _SELECTORS = {"pack": 0, "hot": 3}
 _MODES = {"dense": 0, "exact": 1, "selected": 2}
@@ -36,7 +43,7 @@ class SessionOptions:
     """How a session computes; flash.h has the details of each field.
 
     budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
-    compute_resident, io_uring, neighbours) are there to measure what each is worth.
+    compute_resident, io_uring, neighbours, int8_activations) are there to measure what each is worth.
     """
 
     budget_bytes: int
@@ -53,6 +60,7 @@ class SessionOptions:
     compute_resident: bool = True
     io_uring: bool = True
     neighbours: bool = True
+    int8_activations: bool = True
     kernels: str = "auto"
     selector: str = "pack"
 

@@ -8,7 +8,8 @@ namespace handheld::flash {
 namespace {
 
 constexpr uint32_t kAllTechniques =
-    HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING | HH_FLASH_NEIGHBOURS;
+    HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING | HH_FLASH_NEIGHBOURS |
+    HH_FLASH_INT8_ACTIVATIONS;
 constexpr uint32_t kMaxReaders = 256;
 constexpr uint32_t kMaxComputeThreads = 64;
 constexpr uint32_t kMaxChunkBytes = 64u << 20;
@@ -80,11 +81,12 @@ Budget::Budget(const Pack& pack, const Options& options, uint32_t block_tokens)
   const uint64_t tables = uint64_t{layers_} * (sizeof(Table) + d_ff_ * Table::kBytesPerNeuron + sizeof(uint64_t));
   const uint64_t batches = 4 * ReadBatch::reserved_bytes(d_ff_, policy, layout.shape);
   const uint64_t scratch = d_ff_ * uint64_t{2 * sizeof(uint8_t) + 3 * sizeof(uint32_t) + sizeof(uint8_t*)};
+  const uint64_t inputs = block_tokens * (sizeof(Rounding) + sizeof(Input) + Rounding::bytes(layout.shape.d_model));
   const uint64_t threads = (uint64_t{options.reader_threads} + options.compute_threads) * kBytesPerThread;
   const uint64_t pinned = pins_what_fits(options) ? 0 : options.pinned_neurons;
   buffer_bytes = uint64_t{options.reader_threads} * policy.chunk_bytes;
   tensor_bytes = pack.held_bytes();
-  bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + threads + Selector::scratch_bytes(layout);
+  bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + inputs + threads + Selector::scratch_bytes(layout);
   pinned_bytes = pinned * layers_ * row_bytes;
   fixed_bytes = buffer_bytes + tensor_bytes + bookkeeping_bytes;
   floor_bytes = fixed_bytes + pinned_bytes;

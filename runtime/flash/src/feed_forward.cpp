@@ -34,7 +34,7 @@ struct Queue {
 
 class Layer {
  public:
-  Layer(const BundleShape& shape, const Kernels& kernels, const float* x, const Activity* activity, float* y)
+  Layer(const BundleShape& shape, const Kernels& kernels, const Input& x, const Activity* activity, float* y)
       : shape_(shape),
         kernels_(kernels),
         format_(shape.row()),
@@ -77,7 +77,7 @@ class Layer {
 
   void dots(Bundles bundles, size_t first, size_t last, uint32_t offset, float* out) const {
     by_rows(bundles, first, last, offset, [&](auto rows, auto following, size_t i, size_t some) {
-      kernels_.dots(format_, rows, some, x_, out + i, following);
+      flash::dots(kernels_, format_, rows, some, x_, out + i, following);
     });
   }
 
@@ -136,7 +136,7 @@ class Layer {
     const uint8_t* rows[kRowsAtOnce] = {};
     float ups[kRowsAtOnce];
     for (size_t r = 0; r < some; ++r) rows[r] = gated_.items[r].bundle + shape_.up_offset();
-    kernels_.dots(format_, rows, some, x_, ups, nullptr);
+    flash::dots(kernels_, format_, rows, some, x_, ups, nullptr);
     for (size_t r = 0; r < some; ++r) finish(gated_.items[r], ups[r]);
     gated_.drop(some);
   }
@@ -175,7 +175,7 @@ class Layer {
   const BundleShape& shape_;
   const Kernels& kernels_;
   RowFormat format_;
-  const float* x_;
+  const Input& x_;
   const Activity* activity_;
   float* y_;
   Queue<Neuron> gated_;
@@ -190,7 +190,7 @@ float activate(hh_flash_activation activation, float value) {
   return value / (1 + std::exp(-value));
 }
 
-void compute_bundles(const BundleShape& shape, const Kernels& kernels, const float* x, const uint8_t* const* bundles,
+void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
                      size_t count, const Activity* activity, float* y) {
   Layer(shape, kernels, x, activity, y).run(bundles, count);
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "format.h"
-#include "kernels.h"
+#include "input.h"
 
 namespace handheld::flash {
 
@@ -20,7 +20,7 @@ float activate(hh_flash_activation activation, float value);
 
 // y += sum over the bundles of h * down, with h = activation(gate . x) * (up . x) or activation(up . x + bias).
 // Without `activity` every bundle counts.
-void compute_bundles(const BundleShape& shape, const Kernels& kernels, const float* x, const uint8_t* const* bundles,
+void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
                      size_t count, const Activity* activity, float* y);
 
 }  // namespace handheld::flash

@@ -1,7 +1,5 @@
 #include "kernels.h"
 
-#include <algorithm>
-
 #include "status.h"
 
 namespace handheld::flash {
@@ -42,19 +40,6 @@ const Kernels* supported(hh_flash_kernels wanted) {
 }
 
 }  // namespace
-
-void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_t* matrix, size_t first, size_t last,
-                   const float* x, float* out) {
-  const size_t stride = format.part_bytes();
-  for (size_t i = first; i < last; i += kRowsAtOnce) {
-    const size_t some = std::min(kRowsAtOnce, last - i);
-    const uint8_t* rows[kRowsAtOnce];
-    const uint8_t* ahead[kRowsAtOnce];
-    for (size_t r = 0; r < some; ++r) rows[r] = matrix + (i + r) * stride;
-    for (size_t r = 0; r < kRowsAtOnce; ++r) ahead[r] = matrix + std::min(i + kRowsAtOnce + r, last - 1) * stride;
-    kernels.dots(format, rows, some, x, out + i, ahead);
-  }
-}
 
 const Kernels& find_kernels(hh_flash_kernels wanted) {
   if (wanted == HH_FLASH_KERNELS_AUTO) {

@@ -1,8 +1,8 @@
 // Rows of weights times a vector: one table of functions per instruction set, chosen when a session opens.
 //
-// Arithmetic is fp32 on the unrounded activations, so instruction sets differ in the order of additions only. Two-bit
-// codes are one more than their weight, which is -1 to 2 times the scale; byte j of a block of 32 holds weights j, j + 8,
-// j + 16 and j + 24 from the low bits up.
+// Arithmetic is fp32 on the activations as they are, or in integers on activations rounded to 8 bits; instruction sets
+// differ in the order of additions only. Two-bit codes are one more than their weight, which is -1 to 2 times the scale;
+// byte j of a block of 32 holds weights j, j + 8, j + 16 and j + 24 from the low bits up.
 #pragma once
 
 #include <cstddef>
@@ -14,11 +14,12 @@ namespace handheld::flash {
 
 constexpr size_t kRowsAtOnce = 4;  // rows per call of `dots` and `accumulate`, at most
 
-// An activation vector in int8 with one scale per group: what two-bit rows are multiplied with.
+// An activation vector in int8 with one scale per group of as many values as a scale of the rows has.
 struct QuantisedVector {
-  const int8_t* values;   // -127 .. 127
-  const float* scales;    // d / group_size
-  const float* offsets;   // minus the sum of each group's values times its scale: codes are one more than their weight
+  int8_t* values;   // [d] -127 .. 127
+  float* scales;    // [d / group_size]
+  float* offsets;   // [d / group_size] minus the sum of each group's values times its scale: for codes above their weight
+  float* pairs;     // [2 d / group_size] of each group its scale and minus its offset, as int4m rows have theirs
   uint32_t d;
   uint32_t group_size;
 };
@@ -32,14 +33,14 @@ struct Kernels {
   // y += coefficients[r] * rows[r]
   void (*accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
                      float* y, const uint8_t* const* ahead);
+  // Rounds x[d] into `to`, whose d and group_size are set. What is not finite makes its group's scale so.
+  void (*quantise)(const float* x, const QuantisedVector& to);
+  // `dots` in integers, of int8, int4 and int4m rows with the group size of x.
+  void (*quantised_dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
+                         float* out, const uint8_t* const* ahead);
   // out[i] = rows i . x. A row is codes[d / 4], then fp16 scales[d / group_size]; rows follow each other without gaps.
   void (*ternary_dots)(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out);
 };
-
-// out[i] = row i . x for i of first .. last: the part of a matrix-vector product that one thread does. `matrix` holds
-// rows of `format`, one after the other without gaps. Allocates nothing; any ranges may run at the same time.
-void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_t* matrix, size_t first, size_t last,
-                   const float* x, float* out);
 
 // Throws Error(HH_FLASH_UNSUPPORTED) for what this processor or build does not have.
 const Kernels& find_kernels(hh_flash_kernels wanted);

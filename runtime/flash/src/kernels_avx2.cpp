@@ -75,15 +75,34 @@ struct Simd {
     spread_unsigned(low_nibbles(_mm256_srli_epi16(twice, 4)), out + 2);
   }
   static __m256i low_nibbles(__m256i bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
+
+  static Vector odd(Vector a) { return _mm256_blend_ps(zero(), a, 0xaa); }
+  using Codes = __m256i;
+  static Codes load_codes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  // Two products sum to at most 2 * 128 * 127: no saturation.
+  static Vector dot_bytes(__m256i bytes, Codes x) {
+    return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), _mm256_set1_epi16(1)));
+  }
+  static Vector dot_int8(const uint8_t* block, Codes x) {
+    const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
+    return dot_bytes(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+  }
+  static Vector dot_nibbles(const uint8_t* block, Codes x) {
+    const __m256i shifted = _mm256_srlv_epi64(load_twice(block), _mm256_setr_epi64x(0, 0, 4, 4));
+    return dot_bytes(low_nibbles(shifted), x);
+  }
 };
 
 #include "kernels_rows.h"
+#include "kernels_quantised.h"
+#include "kernels_nibbles_x86.h"
 #include "kernels_ternary_x86.h"
 
 }  // namespace
 
 const Kernels* avx2_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX2, dots, accumulate, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX2, dots, accumulate, quantise, quantised_dots_x86,
+                                    ternary_dots};
   return &kernels;
 }
 

@@ -62,15 +62,35 @@ struct Simd {
     out[0] = _mm512_permutexvar_ps(packed, values);
     out[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(packed, 4), values);
   }
+
+  static Vector odd(Vector a) { return _mm512_maskz_mov_ps(0xaaaa, a); }
+  using Codes = __m256i;
+  static Codes load_codes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+  // Two products sum to at most 2 * 128 * 127: no saturation.
+  static Vector dot_bytes(__m256i bytes, Codes x) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maddubs_epi16(bytes, x)));
+  }
+  static Vector dot_int8(const uint8_t* block, Codes x) {
+    const __m256i weights = load32(block);
+    return dot_bytes(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+  }
+  static Vector dot_nibbles(const uint8_t* block, Codes x) {
+    const __m256i twice = _mm256_broadcastsi128_si256(load16(block));
+    const __m256i shifted = _mm256_srlv_epi64(twice, _mm256_setr_epi64x(0, 0, 4, 4));
+    return dot_bytes(_mm256_and_si256(shifted, _mm256_set1_epi8(15)), x);
+  }
 };
 
 #include "kernels_rows.h"
+#include "kernels_quantised.h"
+#include "kernels_nibbles_x86.h"
 #include "kernels_ternary_x86.h"
 
 }  // namespace
 
 const Kernels* avx512_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, quantise, quantised_dots_x86,
+                                    ternary_dots};
   return &kernels;
 }
 

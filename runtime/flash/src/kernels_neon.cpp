@@ -63,9 +63,31 @@ struct Simd {
     widen16(vsubq_s8(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), eight), out);
     widen16(vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), eight), out + 4);
   }
+
+  static Vector odd(Vector a) {
+    return vreinterpretq_f32_u64(vandq_u64(vreinterpretq_u64_f32(a), vdupq_n_u64(0xffffffff00000000u)));
+  }
+  using Codes = int8x16x2_t;
+  static Codes load_codes(const int8_t* from) { return {{vld1q_s8(from), vld1q_s8(from + 16)}}; }
+  // 16 bits hold the sum of two products of bytes, the least of which is -128 * 127.
+  static int16x8_t products(int8x16_t a, int8x16_t b) {
+    return vmlal_s8(vmull_s8(vget_low_s8(a), vget_low_s8(b)), vget_high_s8(a), vget_high_s8(b));
+  }
+  static Vector dot_int8(const uint8_t* block, Codes x) {
+    const int16x8_t first = products(vreinterpretq_s8_u8(vld1q_u8(block)), x.val[0]);
+    const int16x8_t second = products(vreinterpretq_s8_u8(vld1q_u8(block + 16)), x.val[1]);
+    return vcvtq_f32_s32(vpadalq_s16(vpaddlq_s16(first), second));
+  }
+  static Vector dot_nibbles(const uint8_t* block, Codes x) {
+    const uint8x16_t packed = vld1q_u8(block);
+    const int16x8_t first = products(vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15))), x.val[0]);
+    const int16x8_t second = products(vreinterpretq_s8_u8(vshrq_n_u8(packed, 4)), x.val[1]);
+    return vcvtq_f32_s32(vpaddlq_s16(vaddq_s16(first, second)));
+  }
 };
 
 #include "kernels_rows.h"
+#include "kernels_quantised.h"
 
 // Two pairs of codes 0 .. 3 with bytes sum to at most 4 * 3 * 127, so 16 bits hold them.
 inline int16x8_t multiply_codes(uint8x8_t packed, const int8_t* x) {
@@ -116,7 +138,7 @@ void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, f
 }  // namespace
 
 const Kernels* neon_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, quantise, quantised_dots, ternary_dots};
   return &kernels;
 }
 

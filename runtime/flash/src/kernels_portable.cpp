@@ -74,9 +74,30 @@ struct Simd {
     decode_nibbles(block, out);
     for (uint32_t v = 0; v < kBlock / lanes; ++v) out[v] = add(out[v], broadcast(-8));
   }
+
+  static Vector odd(const Vector& a) {
+    return fill([&](uint32_t i) { return i % 2 == 1 ? a.lane[i] : 0; });
+  }
+  using Codes = const int8_t*;
+  static Codes load_codes(const int8_t* from) { return from; }
+  template <typename Weight>
+  static Vector dot(Codes x, Weight weight) {
+    return fill([&](uint32_t lane) {
+      int sum = 0;
+      for (uint32_t i = lane; i < kBlock; i += lanes) sum += weight(i) * x[i];
+      return static_cast<float>(sum);
+    });
+  }
+  static Vector dot_int8(const uint8_t* block, Codes x) {
+    return dot(x, [&](uint32_t i) { return int{static_cast<int8_t>(block[i])}; });
+  }
+  static Vector dot_nibbles(const uint8_t* block, Codes x) {
+    return dot(x, [&](uint32_t i) { return i < 16 ? block[i] & 15 : block[i - 16] >> 4; });
+  }
 };
 
 #include "kernels_rows.h"
+#include "kernels_quantised.h"
 
 float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
   const uint8_t* scales = codes + x.d / 4;
@@ -103,7 +124,7 @@ void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, f
 }  // namespace
 
 const Kernels& portable_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, quantise, quantised_dots, ternary_dots};
   return kernels;
 }
 

@@ -2,10 +2,12 @@
 // file inside its anonymous namespace: no inline function compiled for one instruction set may be merged by the linker
 // with another's. For the same reason nothing of the standard library's templates is used here.
 //
-// Simd has: `lanes`, `Vector`, zero, load, load_bytes, store, broadcast, add, multiply, multiply_add, sum, half, halves
-// (that widens 16 of them), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn the 32 weights at an
-// address into 32 / lanes vectors; those of decode_int8 and decode_int4 are multiplied with `int8_unit` and `int4_unit`
-// afterwards, with their scale.
+// Simd has: `lanes`, `Vector`, zero, load, load_bytes, store, broadcast, add, multiply, multiply_add, sum, odd (other lanes
+// become 0), half, halves (that widens 16 of them), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn
+// the 32 weights at an address into 32 / lanes vectors; those of decode_int8 and decode_int4 are multiplied with
+// `int8_unit` and `int4_unit` afterwards, with their scale. For integer arithmetic: `Codes`, load_codes (32 of a
+// QuantisedVector's values), and dot_int8, dot_nibbles: their products with 32 weights, as a vector that sums to the dot
+// product.
 
 // Loops over a few rows or vectors: only when they are unrolled early do their arrays become registers.
 #if defined(__clang__)
@@ -33,16 +35,20 @@ struct Fp16 {
 
 struct Int8 {
   static constexpr uint32_t halves = 1;
+  static constexpr float above = 0;  // what a stored code is above its weight
   static constexpr float unit = Simd::int8_unit;
   static constexpr size_t row_bytes(size_t d) { return d; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int8(block, out); }
+  static Simd::Vector dot(const uint8_t* block, Simd::Codes x) { return Simd::dot_int8(block, x); }
 };
 
 struct Int4 {
   static constexpr uint32_t halves = 1;
+  static constexpr float above = 8;
   static constexpr float unit = Simd::int4_unit;
   static constexpr size_t row_bytes(size_t d) { return d / 2; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_int4(block, out); }
+  static Simd::Vector dot(const uint8_t* block, Simd::Codes x) { return Simd::dot_nibbles(block, x); }
 };
 
 struct Int4m {
@@ -50,6 +56,7 @@ struct Int4m {
   static constexpr float unit = 1;
   static constexpr size_t row_bytes(size_t d) { return d / 2; }
   static void decode(const uint8_t* block, Simd::Vector* out) { Simd::decode_nibbles(block, out); }
+  static Simd::Vector dot(const uint8_t* block, Simd::Codes x) { return Simd::dot_nibbles(block, x); }
 };
 
 // How many weights have their scales converted at once.
@@ -180,13 +187,17 @@ void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const fl
       Simd::Vector output[kVectors];
       UNROLL for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::load(y + at + v * Simd::lanes);
       const uint32_t group = stretch.group(at - begin);
+      if constexpr (Weights::halves == 2) {
+        Simd::Vector minimum = scales.minimum(0, group);
+        UNROLL for (size_t r = 1; r < rows_at_once; ++r) minimum = Simd::add(minimum, scales.minimum(r, group));
+        UNROLL for (uint32_t v = 0; v < kVectors; ++v) output[v] = Simd::add(output[v], minimum);
+      }
       UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
         Simd::Vector weights[kVectors];
         Weights::decode(row[r] + Weights::row_bytes(at), weights);
         if constexpr (Weights::halves != 0) factor[r] = scales.scale(r, group);
         UNROLL for (uint32_t v = 0; v < kVectors; ++v) {
           output[v] = Simd::multiply_add(factor[r], weights[v], output[v]);
-          if constexpr (Weights::halves == 2) output[v] = Simd::add(output[v], scales.minimum(r, group));
         }
       }
       UNROLL for (uint32_t v = 0; v < kVectors; ++v) Simd::store(y + at + v * Simd::lanes, output[v]);

@@ -5,14 +5,14 @@
 namespace handheld::flash {
 namespace {
 
-void multiply_part(const Kernels& kernels, const float* x, const Product& product, size_t first, size_t last) {
+void multiply_part(const Kernels& kernels, const Input& x, const Product& product, size_t first, size_t last) {
   multiply_rows(kernels, product.matrix->format, product.matrix->data, first, last, x, product.out);
   if (product.bias == nullptr) return;
   for (size_t i = first; i < last; ++i) product.out[i] += product.bias[i];
 }
 
 // Rows first .. last of the products, counted through all of them.
-void multiply_range(const Kernels& kernels, const float* x, std::initializer_list<Product> products, size_t first,
+void multiply_range(const Kernels& kernels, const Input& x, std::initializer_list<Product> products, size_t first,
                     size_t last) {
   size_t start = 0;
   for (const Product& product : products) {
@@ -26,7 +26,7 @@ void multiply_range(const Kernels& kernels, const float* x, std::initializer_lis
 
 }  // namespace
 
-void multiply(const Kernels& kernels, ComputePool& pool, const float* x, std::initializer_list<Product> products) {
+void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products) {
   size_t rows = 0;
   size_t bytes = 0;
   for (const Product& product : products) {

@@ -5,8 +5,8 @@
 #include <initializer_list>
 
 #include "compute_pool.h"
-#include "kernels.h"
 #include "memory.h"
+#include "input.h"
 
 namespace handheld::flash {
 
@@ -25,7 +25,7 @@ struct Product {
 };
 
 // All products with the same x[d], split over the pool's threads as if they were one matrix.
-void multiply(const Kernels& kernels, ComputePool& pool, const float* x, std::initializer_list<Product> products);
+void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products);
 
 // out[d] = row `index` of the matrix.
 void copy_row(const Kernels& kernels, const Matrix& matrix, size_t index, float* out);

@@ -56,7 +56,8 @@ uint32_t Model::block_tokens(const ModelOptions& options) {
 }
 
 uint64_t Model::buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens) {
-  return Buffers::bytes(config, d_model, block_tokens) + block_tokens * Rotation::bytes(config.head_dim);
+  return Buffers::bytes(config, d_model, block_tokens) + block_tokens * Rotation::bytes(config.head_dim) +
+         Rounding::bytes(std::max(d_model, config.query_size()));
 }
 
 Model::Model(std::shared_ptr<const Pack> pack, const ModelOptions& options)
@@ -72,7 +73,8 @@ Model::Model(std::shared_ptr<const Pack> pack, const ModelOptions& options)
       cache_(budget_.kv),
       attention_(session_.kernels(), session_.pool(), cache_, config_.heads),
       rotations_(block_tokens_, Rotation(config_.head_dim)),
-      buffers_(config_, d_model_, block_tokens_) {}
+      buffers_(config_, d_model_, block_tokens_),
+      rounding_(std::max(d_model_, config_.query_size())) {}
 
 void Model::require_tokens(Span<const uint32_t> tokens) const {
   if (tokens.empty()) fail(HH_FLASH_INVALID_ARGUMENT, "There is no token to decode: give at least one.");
@@ -167,20 +169,18 @@ void Model::embed(uint32_t index, uint32_t token) {
 void Model::attend(uint32_t layer, uint32_t index) {
   const Stopwatch stopwatch(counters_.attention_ns);
   const AttentionWeights& weights = weights_->layer(layer);
-  const Kernels& kernels = session_.kernels();
-  ComputePool& pool = session_.pool();
   const Buffers& b = buffers_;
   const float* const normed = b.normed + size_t{index} * d_model_;
   normalise(weights.norm, index);
-  multiply(kernels, pool, normed,
-           {{&weights.q, weights.q_bias, b.q}, {&weights.k, weights.k_bias, b.k}, {&weights.v, weights.v_bias, b.v}});
+  project(normed,
+          {{&weights.q, weights.q_bias, b.q}, {&weights.k, weights.k_bias, b.k}, {&weights.v, weights.v_bias, b.v}});
   if (config_.rope) {
     rotations_[index].apply(b.q, config_.heads);
     rotations_[index].apply(b.k, config_.kv_heads);
   }
   cache_.store(layer, position_ + index, b.k, b.v);
   attention_.attend(layer, position_ + index + 1, b.q, b.mixed);
-  multiply(kernels, pool, b.mixed, {{&weights.o, weights.o_bias, b.added + size_t{index} * d_model_}});
+  project(b.mixed, {{&weights.o, weights.o_bias, b.added + size_t{index} * d_model_}});
   add_to_residual(index, index + 1);
   normalise(weights.ffn_norm, index);
 }
@@ -208,7 +208,13 @@ void Model::project_head(uint32_t index, float* logits) {
   const Stopwatch stopwatch(counters_.head_ns);
   normalise(weights_->norm(), index);
   const float* const normed = buffers_.normed + size_t{index} * d_model_;
-  multiply(session_.kernels(), session_.pool(), normed, {{&weights_->head(), nullptr, logits}});
+  project(normed, {{&weights_->head(), nullptr, logits}});
+}
+
+void Model::project(const float* x, std::initializer_list<Product> products) {
+  const RowFormat& format = products.begin()->matrix->format;
+  multiply(session_.kernels(), session_.pool(),
+           rounding_.input(session_.kernels(), x, format, session_.rounds_inputs()), products);
 }
 
 void Model::normalise(const Norm& norm, uint32_t index) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -73,6 +74,7 @@ class Model {
   void prefetch(uint32_t layer, hh_flash_mode mode);
   void project_head(uint32_t index, float* logits);
   // Of the block's token `index`, and into its place.
+  void project(const float* x, std::initializer_list<Product> products);
   void normalise(const Norm& norm, uint32_t index) const;
   void add_to_residual(uint32_t first, uint32_t last);
   uint32_t likeliest() const;
@@ -91,6 +93,7 @@ class Model {
   Attention attention_;
   std::vector<Rotation> rotations_;  // of the block's tokens
   Buffers buffers_;
+  Rounding rounding_;
   uint32_t position_ = 0;  // tokens in the cache
   Counters counters_{};
 };

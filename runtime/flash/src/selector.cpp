@@ -38,7 +38,8 @@ float expected_activation(const BundleShape& shape, const float* products, float
 
 Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
                    float miss_weight, bool neighbours)
-    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share), miss_weight_(miss_weight) {
+    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share), miss_weight_(miss_weight),
+      rounding_(kind == HH_FLASH_SELECTOR_TERNARY ? pack.layout().shape.d_model : 0) {
   const Layout& layout = pack.layout();
   neighbourhood_ = neighbours ? std::max(1u, kNeighbourhoodBytes / layout.bundle_stride) : 1;
   if (kind == HH_FLASH_SELECTOR_LOW_RANK || kind == HH_FLASH_SELECTOR_TERNARY) {
@@ -46,21 +47,17 @@ Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, 
     sorted_.resize(layout.d_ff);
   }
   if (kind == HH_FLASH_SELECTOR_LOW_RANK) hidden_.resize(layout.selector_size);
-  if (kind == HH_FLASH_SELECTOR_TERNARY) {
-    values_.resize(layout.shape.d_model);
-    scales_.resize(layout.shape.d_model / layout.selector_size);
-    offsets_.resize(scales_.size());
-  }
 }
 
 uint64_t Selector::scratch_bytes(const Layout& layout) {
-  return uint64_t{layout.d_ff} * 2 * sizeof(float) + uint64_t{layout.shape.d_model} * 4;
+  return uint64_t{layout.d_ff} * 2 * sizeof(float) + std::max(Rounding::bytes(layout.shape.d_model), uint64_t{layout.selector_size} * sizeof(float));
 }
 
 size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const Table* table, uint32_t* selected) {
   const LayerTensors& tensors = pack_.layer(layer);
   // A share is of all neurons, so all of them are ranked.
   const uint32_t first = share_ == 0 ? skipped : 0;
+  if (first == pack_.layout().d_ff) return 0;
   switch (kind_) {
     case HH_FLASH_SELECTOR_LOW_RANK:
       score_low_rank(tensors, x, first);
@@ -138,39 +135,20 @@ void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint3
   const size_t parts = kPartsPerThread * pool_.threads();
   pool_.run(parts, [&](uint32_t index, uint32_t) {
     const Part part = part_of(0, rank, index, parts);
-    multiply_rows(kernels_, a, tensors.selector_a, part.first, part.last, x, hidden_.data());
+    multiply_rows(kernels_, a, tensors.selector_a, part.first, part.last, {x, nullptr}, hidden_.data());
   });
   pool_.run(parts, [&](uint32_t index, uint32_t) {
     const Part part = part_of(first, layout.d_ff, index, parts);
-    multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, hidden_.data(), scores_.data());
+    multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, {hidden_.data(), nullptr}, scores_.data());
     if (tensors.selector_bias == nullptr) return;
     for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
   });
 }
 
-void Selector::quantise(const float* x) {
-  const uint32_t group = pack_.layout().selector_size;
-  for (size_t g = 0; g < scales_.size(); ++g) {
-    const float* from = x + g * group;
-    int8_t* to = values_.data() + g * group;
-    float largest = 0;
-    for (uint32_t i = 0; i < group; ++i) largest = std::max(largest, std::fabs(from[i]));
-    const float inverse = largest > 0 && std::isfinite(largest) ? 127 / largest : 0;
-    scales_[g] = largest / 127;
-    int32_t sum = 0;
-    for (uint32_t i = 0; i < group; ++i) {
-      to[i] = static_cast<int8_t>(std::lrint(from[i] * inverse));
-      sum += to[i];
-    }
-    offsets_[g] = -static_cast<float>(sum) * scales_[g];
-  }
-}
-
 void Selector::score_ternary(const LayerTensors& tensors, const float* x, uint32_t first) {
   const Layout& layout = pack_.layout();
   const BundleShape& shape = layout.shape;
-  quantise(x);
-  const QuantisedVector input{values_.data(), scales_.data(), offsets_.data(), shape.d_model, layout.selector_size};
+  const QuantisedVector& input = rounding_.round(kernels_, x, shape.d_model, layout.selector_size);
   const size_t row_bytes = ternary_row_bytes(layout);
   const size_t rows = shape.gated ? 2 : 1;  // of a neuron: gate and up, or up alone
   const size_t parts = kPartsPerThread * pool_.threads();

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "compute_pool.h"
-#include "kernels.h"
+#include "input.h"
 #include "memory.h"
 #include "pack.h"
 #include "table.h"
@@ -32,7 +32,6 @@ class Selector {
   // Sets scores_[first ..].
   void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first);
   void score_ternary(const LayerTensors& tensors, const float* x, uint32_t first);
-  void quantise(const float* x);
   void weigh_misses(const Table& table, uint32_t first);
   float cut(const LayerTensors& tensors);
   size_t take(uint32_t first, float lowest, uint32_t* selected) const;
@@ -48,9 +47,7 @@ class Selector {
   std::vector<float> scores_;
   std::vector<float> sorted_;
   std::vector<float> hidden_;    // low-rank: A x
-  std::vector<int8_t> values_;   // ternary: x in int8
-  std::vector<float> scales_;
-  std::vector<float> offsets_;   // of each group: minus the sum of what its values stand for
+  Rounding rounding_;            // ternary: x in int8
 };
 
 }  // namespace handheld::flash

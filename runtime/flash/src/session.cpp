@@ -48,6 +48,8 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
   for (ReadBatch* batch : {&loads_, streams_, ahead_, &prefetches_}) {
     batch->reserve(layout_.d_ff, budget_.policy, layout_.shape);
   }
+  roundings_.assign(block_tokens_, Rounding(layout_.shape.d_model));
+  inputs_.resize(block_tokens_);
   marks_.resize(layout_.d_ff);
   chosen_.resize(layout_.d_ff);
   active_.resize(layout_.d_ff);
@@ -68,7 +70,10 @@ Session::~Session() {
 void Session::read_pinned() {
   for (uint32_t layer = 0; layer < layout_.layer_count(); ++layer) {
     Table& table = tables_[layer];
-    const uint32_t most = static_cast<uint32_t>(table.capacity() * kPinnedShare);
+    // Where all fit, a window would only put off reading the rest.
+    const uint32_t most = table.capacity() == layout_.d_ff
+                              ? layout_.d_ff
+                              : static_cast<uint32_t>(table.capacity() * kPinnedShare);
     const uint32_t pinned =
         options_.pinned_neurons == HH_FLASH_PIN_MOST ? most : std::min(options_.pinned_neurons, table.capacity());
     if (pinned == 0) continue;
@@ -121,8 +126,11 @@ void Session::feed_forward_block(uint32_t layer, bool exact, const float* x, uin
 
 void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
   if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
-  x_ = x;
   block_ = tokens;
+  const RowFormat rows = layout_.shape.row();
+  for (uint32_t i = 0; i < tokens; ++i) {
+    inputs_[i] = roundings_[i].input(kernels_, x + size_t{i} * rows.d, rows, rounds_inputs());
+  }
   fresh_output_ = true;
 }
 
@@ -168,7 +176,7 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
           uint8_t* const active = token < kept_from ? nullptr : active_.data() + at;
           activity = {*threshold, importance, positions_.data() + at, active};
         }
-        compute_bundles(layout_.shape, kernels_, x_ + token * d_model, bundles_.data() + at, some,
+        compute_bundles(layout_.shape, kernels_, inputs_[token], bundles_.data() + at, some,
                         threshold == nullptr ? nullptr : &activity,
                         partial_.get() + (part * block_ + token) * d_model);
       }

@@ -75,6 +75,7 @@ class Session {
   // What a whole model shares with the session it computes its feed-forward layers with.
   void require_not_cancelled() const;
   const Kernels& kernels() const { return kernels_; }
+  bool rounds_inputs() const { return (options_.techniques & HH_FLASH_INT8_ACTIVATIONS) != 0; }
   ComputePool& pool() { return compute_; }
 
  private:
@@ -138,7 +139,8 @@ class Session {
   bool prefetching_ = false;
 
   // Scratch of one call, sized once.
-  const float* x_ = nullptr;              // [block_][d_model]
+  std::vector<Rounding> roundings_;       // of the tokens of a block
+  std::vector<Input> inputs_;             // [block_]
   uint32_t block_ = 1;                    // tokens of the call
   std::vector<uint8_t> marks_;            // by position or row; zeros but while they are used
   std::vector<uint32_t> chosen_;

@@ -16,6 +16,17 @@ from handheld.runtime.flash.engine import load_native
 from handheld.runtime.flash.quantise import decode_rows, encode_rows
 
 
+def round_activations(x: np.ndarray, group_size: int) -> np.ndarray:
+    """x (d_model,) fp32 as integer rows with groups of this size are multiplied with it: in 8 bits and a scale per
+    group; as it is for 0."""
+    if group_size == 0:
+        return x
+    groups = x.reshape(-1, group_size)
+    largest = np.abs(groups).max(axis=1, keepdims=True)
+    codes = np.rint(groups * (np.float32(127) / largest))
+    return (codes * (largest / np.float32(127))).reshape(x.shape)
+
+
 @dataclass(frozen=True)
 class Layer:
     """A layer as it was given to the writer, and the weights that are left of it after quantisation."""
@@ -26,9 +37,11 @@ class Layer:
     down: np.ndarray
     importance: np.ndarray
     threshold: float
+    group_size: int  # of the activations that are rounded; 0: none are
 
     def activations(self, x: np.ndarray, activation: str) -> np.ndarray:
         """h of every neuron, (d_ff,)."""
+        x = round_activations(x, self.group_size)
         up = self.up @ x + (0 if self.given.up_bias is None else self.given.up_bias)
         first = up if self.gate is None else self.gate @ x
         active = np.maximum(first, 0) if activation == "relu" else first / (1 + np.exp(-first))
@@ -85,6 +98,7 @@ def make_layer(spec: PackSpec, rng: np.random.Generator, threshold: float = 0.0)
         down=stored(given.down.T),
         importance=np.abs(weights(spec.d_ff)) + 0.1,
         threshold=threshold,
+        group_size=spec.stored_group_size,
     )
 
 

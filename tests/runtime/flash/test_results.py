@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,19 @@ def test_modes_equal_numpy_within_any_budget(
             np.testing.assert_allclose(
                 plain.ffn(layer, x, "selected", neurons), model.output(layer, x, neurons), **TOLERANCE
             )
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "int4m"])
+def test_activations_are_rounded_unless_that_is_switched_off(make_model: Callable[..., Model], dtype: str) -> None:
+    model = make_model(dtype=dtype, d_model=192, d_ff=300)
+    as_it_is = tuple(replace(layer, group_size=0) for layer in model.layers)
+    x = model.x()
+    rounded, exact = model.output(0, x), as_it_is[0].output(x, "silu")
+    assert 1e-3 < np.linalg.norm(rounded - exact) / np.linalg.norm(exact) < 2e-2
+    for mode in ("dense", "exact"):
+        np.testing.assert_allclose(open_session(model).ffn(0, x, mode), rounded, **TOLERANCE)
+        plain = open_session(model, int8_activations=False)
+        np.testing.assert_allclose(plain.ffn(0, x, mode), exact, **TOLERANCE)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)

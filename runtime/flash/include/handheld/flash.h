@@ -99,15 +99,18 @@ enum {
   HH_FLASH_MERGING = 2,         /* reads closer than merge_gap_bytes become one */
   HH_FLASH_COMPUTE_RESIDENT = 4, /* selected mode computes every resident neuron: no read, and less loss */
   HH_FLASH_IO_URING = 8, /* reads go through Linux' io_uring where it has and allows one; never on Android */
-  HH_FLASH_NEIGHBOURS = 16 /* selected mode: within 16 KiB where a neuron is read anyway, miss_weight holds no other
+  HH_FLASH_NEIGHBOURS = 16, /* selected mode: within 16 KiB where a neuron is read anyway, miss_weight holds no other
                               back, as reading on costs little; with select_share these come on top of the share */
+  HH_FLASH_INT8_ACTIVATIONS = 32 /* int8, int4 and int4m rows that are multiplied with activations take them rounded to
+                              8 bits, with a scale for as many of them as a scale of the rows has, and multiply
+                              integers; what is not quantised is computed in fp32 all the same */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
 #define HH_FLASH_WINDOW_UNLIMITED UINT32_MAX
 /* As many pinned neurons as the budget holds. */
 #define HH_FLASH_PIN_ALL UINT32_MAX
-/* Four fifths of the neurons that the budget holds: the rest is the window's. */
+/* Four fifths of the neurons that the budget holds, as the rest is the window's; or all of them where it holds all. */
 #define HH_FLASH_PIN_MOST (UINT32_MAX - 1)
 
 typedef struct hh_flash_info {

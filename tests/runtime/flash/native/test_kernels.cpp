@@ -4,15 +4,22 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "half.h"
+#include "input.h"
 
 using namespace handheld::flash;
 
 namespace {
+
+std::vector<const Kernels*> with_portable(std::vector<const Kernels*> kernels) {
+  kernels.push_back(&portable_kernels());
+  return kernels;
+}
 
 std::vector<const Kernels*> all_kernels() {
   std::vector<const Kernels*> found;
@@ -101,6 +108,99 @@ TEST(instruction_sets_agree_with_the_portable_kernels) {
   }
 }
 
+TEST(integer_products_are_those_of_the_weights_with_the_rounded_vector) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> value(-1, 1);
+  for (const Kernels* kernels : with_portable(all_kernels())) {
+    for (const hh_flash_dtype dtype : {HH_FLASH_INT8, HH_FLASH_INT4, HH_FLASH_INT4M}) {
+      for (const uint32_t d : {32u, 96u, 576u, 2048u}) {
+        for (const uint32_t group : {32u, 64u}) {
+          if (d % group != 0) continue;
+          const RowFormat format{dtype, d, group};
+          std::vector<float> x(d);
+          for (float& v : x) v = value(random);
+          Rounding rounding(d);
+          const Input input = rounding.input(*kernels, x.data(), format, true);
+          const QuantisedVector& rounded = *input.rounded;
+          std::vector<std::vector<uint8_t>> rows;
+          const uint8_t* pointers[kRowsAtOnce];
+          double expected[kRowsAtOnce] = {};
+          for (size_t r = 0; r < kRowsAtOnce; ++r) {
+            rows.push_back(random_row(random, format));
+            // The least codes: what could overflow.
+            if (r == 0) std::memset(rows[0].data(), dtype == HH_FLASH_INT8 ? 0x80 : 0xff, format.weight_bytes());
+          }
+          for (size_t r = 0; r < kRowsAtOnce; ++r) {
+            pointers[r] = rows[r].data();
+            const float one = 1;
+            std::vector<float> weights(d, 0.0f);
+            portable_kernels().accumulate(format, &pointers[r], 1, &one, weights.data(), nullptr);
+            for (uint32_t i = 0; i < d; ++i) {
+              expected[r] += double{weights[i]} * rounded.values[i] * double{rounded.scales[i / group]};
+            }
+          }
+          for (size_t count = 1; count <= kRowsAtOnce; ++count) {
+            float found[kRowsAtOnce];
+            dots(*kernels, format, pointers, count, input, found, pointers);
+            for (size_t r = 0; r < count; ++r) {
+              CHECK(close(found[r], static_cast<float>(expected[r]), static_cast<float>(d)));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(vectors_are_rounded_to_the_nearest_codes) {
+  std::mt19937 random(8);
+  std::normal_distribution<float> value(0, 3);
+  constexpr uint32_t kSize = 256;
+  for (const Kernels* kernels : with_portable(all_kernels())) {
+    for (const uint32_t group : {32u, 64u, 256u}) {
+      std::vector<float> x(kSize);
+      for (float& v : x) v = value(random);
+      std::fill(x.begin(), x.begin() + group, 0.0f);
+      if (group < kSize) x[group + 5] = -40;
+      Rounding rounding(kSize);
+      const QuantisedVector& rounded = rounding.round(*kernels, x.data(), kSize, group);
+      for (uint32_t g = 0; g < kSize / group; ++g) {
+        float largest = 0;
+        float total = 0;
+        for (uint32_t i = g * group; i < (g + 1) * group; ++i) {
+          largest = std::max(largest, std::fabs(x[i]));
+          const float stands_for = static_cast<float>(rounded.values[i]) * rounded.scales[g];
+          total += stands_for;
+          CHECK(std::fabs(stands_for - x[i]) <= 0.5001f * rounded.scales[g]);
+        }
+        CHECK(rounded.scales[g] == largest / 127);
+        CHECK(close(rounded.offsets[g], -total, 10 * largest));
+        CHECK(rounded.pairs[2 * g] == rounded.scales[g] && rounded.pairs[2 * g + 1] == -rounded.offsets[g]);
+      }
+    }
+  }
+}
+
+TEST(what_is_not_finite_shows_in_integer_products) {
+  const RowFormat format{HH_FLASH_INT4M, 64, 32};
+  std::vector<uint8_t> row(format.part_bytes());
+  const uint8_t* rows[] = {row.data()};
+  for (const Kernels* kernels : with_portable(all_kernels())) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      std::vector<float> x(64, 1.0f);
+      x[40] = bad;
+      Rounding rounding(64);
+      float out = 0;
+      dots(*kernels, format, rows, 1, rounding.input(*kernels, x.data(), format, true), &out, nullptr);
+      CHECK(!std::isfinite(out));
+      // So small that its inverse is not a number.
+      x.assign(64, 1e-44f);
+      dots(*kernels, format, rows, 1, rounding.input(*kernels, x.data(), format, true), &out, nullptr);
+      CHECK(out == 0);
+    }
+  }
+}
+
 TEST(a_row_of_int4_with_minimum_is_nibbles_times_scale_plus_minimum) {
   const RowFormat format{HH_FLASH_INT4M, 64, 32};
   std::vector<uint8_t> row(format.part_bytes());
@@ -140,8 +240,8 @@ TEST(a_matrix_is_multiplied_in_any_ranges) {
     }
     for (size_t cut = 0; cut <= 11; ++cut) {
       std::vector<float> out(11);
-      multiply_rows(kernels, format, matrix.data(), 0, cut, x.data(), out.data());
-      multiply_rows(kernels, format, matrix.data(), cut, 11, x.data(), out.data());
+      multiply_rows(kernels, format, matrix.data(), 0, cut, {x.data(), nullptr}, out.data());
+      multiply_rows(kernels, format, matrix.data(), cut, 11, {x.data(), nullptr}, out.data());
       for (size_t i = 0; i < 11; ++i) CHECK(close(out[i], expected[i], 100));
     }
   }
@@ -166,7 +266,7 @@ TEST(two_bit_rows_agree_with_the_portable_kernels) {
           values[i] = static_cast<int8_t>(static_cast<int>(random() % 255) - 127);
           offsets[i / group] -= values[i] * scales[i / group];
         }
-        const QuantisedVector x{values.data(), scales.data(), offsets.data(), d, group};
+        const QuantisedVector x{values.data(), scales.data(), offsets.data(), nullptr, d, group};
         float expected[kRows];
         float found[kRows];
         portable_kernels().ternary_dots(rows.data(), kRows, x, expected);
@@ -189,9 +289,9 @@ TEST(a_two_bit_code_is_one_more_than_its_weight) {
   values[16] = 100;
   values[24] = 127;
   values[63] = -100;
-  const float scale = 2;
-  const float offset = -scale * (1 + 10 + 100 + 127 - 100);
-  const QuantisedVector x{values.data(), &scale, &offset, 64, 64};
+  float scale = 2;
+  float offset = -scale * (1 + 10 + 100 + 127 - 100);
+  const QuantisedVector x{values.data(), &scale, &offset, nullptr, 64, 64};
   float out = 0;
   portable_kernels().ternary_dots(row.data(), 1, x, &out);
   CHECK(out == -0.5f * 2 * (-1 + 0 + 100 + 2 * 127 + 100));

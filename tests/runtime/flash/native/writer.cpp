@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "half.h"
+#include "input.h"
 #include "sha256.h"
 
 namespace test {
@@ -163,8 +164,9 @@ std::vector<float> Model::input(uint32_t seed) const {
   return x;
 }
 
-std::vector<float> Model::output(uint32_t layer, const std::vector<float>& x,
+std::vector<float> Model::output(uint32_t layer, const std::vector<float>& input,
                                  const std::vector<uint32_t>* neurons) const {
+  const std::vector<float> x = as_multiplied(input);
   const size_t d = x.size();
   std::vector<float> y(d);
   const size_t count = neurons == nullptr ? layout.d_ff : neurons->size();
@@ -178,6 +180,16 @@ std::vector<float> Model::output(uint32_t layer, const std::vector<float>& x,
     for (size_t j = 0; j < d; ++j) y[j] += h * row[2 * d + j];
   }
   return y;
+}
+
+std::vector<float> Model::as_multiplied(const std::vector<float>& x) const {
+  const RowFormat format = layout.shape.row();
+  if (!format.grouped()) return x;
+  Rounding rounding(format.d);
+  const QuantisedVector& rounded = rounding.round(portable_kernels(), x.data(), format.d, format.group_size);
+  std::vector<float> values(x.size());
+  for (size_t i = 0; i < x.size(); ++i) values[i] = rounded.values[i] * rounded.scales[i / format.group_size];
+  return values;
 }
 
 bool close(const std::vector<float>& a, const std::vector<float>& b) {

@@ -16,8 +16,10 @@ struct Model {
   std::vector<std::vector<float>> weights;
 
   std::vector<float> input(uint32_t seed) const;
+  // x after the rounding that integer rows take.
+  std::vector<float> as_multiplied(const std::vector<float>& x) const;
   // Of those neurons, or of all.
-  std::vector<float> output(uint32_t layer, const std::vector<float>& x, const std::vector<uint32_t>* neurons) const;
+  std::vector<float> output(uint32_t layer, const std::vector<float>& input, const std::vector<uint32_t>* neurons) const;
 };
 
 // A gated ReLU model of `layers` layers in a new temporary folder, which the caller leaves to the system.

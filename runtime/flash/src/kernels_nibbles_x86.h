@@ -1,0 +1,149 @@
+// Nibbles times rounded activations with 256-bit registers, included by the AVX2 and AVX-512 files after
+// kernels_quantised.h. In groups of 32, which is what checkpoints have mostly: two groups share all instructions, one in
+// each half of a register, and scales stay in registers.
+
+// The products of two groups, one in each half: `low` and `high` are their first and second 16 codes.
+inline __m256 dot_two_groups(__m256i low, __m256i low_x, __m256i high, __m256i high_x) {
+#ifdef __AVX512VNNI__
+  return _mm256_cvtepi32_ps(_mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), low, low_x), high, high_x));
+#else
+  // Two pairs sum to at most 4 * 15 * 127: no saturation.
+  const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(low, low_x), _mm256_maddubs_epi16(high, high_x));
+  return _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
+#endif
+}
+
+inline int load_two_halves(const uint8_t* from) {
+  int two;
+  __builtin_memcpy(&two, from, sizeof two);
+  return two;
+}
+
+// The first `count` of 8: 2, 4, 6 or 8. The others are zeros, and not read.
+inline __m128i load_halves(const uint8_t* from, uint32_t count) {
+  if (count == 8) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  if (count == 2) return _mm_cvtsi32_si128(load_two_halves(from));
+  const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  return count == 4 ? four : _mm_insert_epi32(four, load_two_halves(from + 8), 2);
+}
+
+inline __m256 load_floats(const float* from, uint32_t count) {
+  if (count == 8) return _mm256_loadu_ps(from);
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), lane));
+}
+
+// What follows is in an order in which those of even groups are in the lower half, those of odd ones in the upper half.
+template <typename Weights>
+inline __m256 split_halves(__m128i halves) {
+  if constexpr (Weights::halves == 2) return _mm256_cvtph_ps(_mm_shuffle_epi32(halves, 0xd8));
+  return _mm256_cvtph_ps(
+      _mm_shuffle_epi8(halves, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15)));
+}
+
+template <typename Weights>
+inline __m256 split_floats(__m256 floats) {
+  if constexpr (Weights::halves == 2) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(floats), 0xd8));
+  }
+  return _mm256_permutevar8x32_ps(floats, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
+}
+
+// Pair `pair` of a step's groups: its scales are one number of each half of `products`.
+template <typename Weights, uint32_t pair, size_t rows_at_once>
+inline void add_two_groups(const uint8_t* const* row, size_t at, const int8_t* x, const __m256* products, __m256* total) {
+  const __m256i first = Simd::load_codes(x);
+  const __m256i second = Simd::load_codes(x + kBlock);
+  const __m256i low_x = _mm256_permute2x128_si256(first, second, 0x20);
+  const __m256i high_x = _mm256_permute2x128_si256(first, second, 0x31);
+  const __m256i nibble = _mm256_set1_epi8(15);
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[r] + at));
+    const __m256i low = _mm256_and_si256(packed, nibble);
+    const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble);
+    const __m256 scales = _mm256_permute_ps(products[r], pair * Weights::halves * 0x55);
+    total[r] = _mm256_fmadd_ps(scales, dot_two_groups(low, low_x, high, high_x), total[r]);
+  }
+}
+
+template <typename Weights, size_t rows_at_once>
+void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const QuantisedVector& x, float* out,
+                    const uint8_t* const* ahead) {
+  constexpr uint32_t kGroups = 8 / Weights::halves;  // of a step
+  const uint8_t* row[rows_at_once];
+  __m256 total[rows_at_once];
+  __m256 added[rows_at_once];  // what does not depend on the codes: with minimums, in odd lanes
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    row[r] = rows[r];
+    total[r] = added[r] = _mm256_setzero_ps();
+  }
+  const uint32_t groups = format.d / kBlock;
+  for (uint32_t begin = 0; begin < groups; begin += kGroups) {
+    const uint32_t some = groups - begin < kGroups ? groups - begin : kGroups;
+    const uint32_t halves = some * Weights::halves;
+    const size_t scales_at = format.d / 2 + 2 * size_t{begin} * Weights::halves;
+    if (ahead != nullptr) {
+      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+        for (uint32_t line = 0; line < kGroups / 4; ++line) __builtin_prefetch(ahead[r] + begin * 16 + line * 64);
+        if (begin * Weights::halves % 32 == 0) __builtin_prefetch(ahead[r] + scales_at);
+      }
+    }
+    const float* const factors = Weights::halves == 2 ? x.pairs : x.scales;
+    const __m256 factor = split_floats<Weights>(load_floats(factors + size_t{begin} * Weights::halves, halves));
+    __m256 offset;
+    if constexpr (Weights::halves == 1) offset = split_floats<Weights>(load_floats(x.offsets + begin, halves));
+    __m256 products[rows_at_once];
+    UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+      const __m256 wide = split_halves<Weights>(load_halves(row[r] + scales_at, halves));
+      products[r] = _mm256_mul_ps(wide, factor);
+      if constexpr (Weights::halves == 2) {
+        added[r] = _mm256_add_ps(added[r], products[r]);
+      } else {
+        added[r] = _mm256_fmadd_ps(wide, offset, added[r]);
+      }
+    }
+    const size_t at = size_t{begin} * 16;
+    const int8_t* values = x.values + size_t{begin} * kBlock;
+    add_two_groups<Weights, 0, rows_at_once>(row, at, values, products, total);
+    if (some > 2) add_two_groups<Weights, 1, rows_at_once>(row, at + 32, values + 64, products, total);
+    if constexpr (kGroups == 8) {
+      if (some > 4) add_two_groups<Weights, 2, rows_at_once>(row, at + 64, values + 128, products, total);
+      if (some > 6) add_two_groups<Weights, 3, rows_at_once>(row, at + 96, values + 192, products, total);
+    }
+  }
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    if constexpr (Weights::halves == 2) {
+      total[r] = _mm256_add_ps(total[r], _mm256_blend_ps(_mm256_setzero_ps(), added[r], 0xaa));
+    } else {
+      total[r] = _mm256_fmadd_ps(added[r], _mm256_set1_ps(Weights::above), total[r]);
+    }
+  }
+  if constexpr (rows_at_once == 4) {
+    const __m256 sums =
+        _mm256_hadd_ps(_mm256_hadd_ps(total[0], total[1]), _mm256_hadd_ps(total[2], total[3]));
+    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
+  } else {
+    for (size_t r = 0; r < rows_at_once; ++r) {
+      const __m128 four = _mm_add_ps(_mm256_castps256_ps128(total[r]), _mm256_extractf128_ps(total[r], 1));
+      const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+      out[r] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    }
+  }
+}
+
+template <typename Weights>
+inline void nibble_dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
+                        float* out, const uint8_t* const* ahead) {
+  if (format.group_size != kBlock || format.d % (2 * kBlock) != 0) {
+    return quantised_dots_by_count<Weights>(format, rows, count, x, out, ahead);
+  }
+  if (count == kRowsAtOnce) return paired_dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
+  for (size_t r = 0; r < count; ++r) paired_dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);
+}
+
+inline void quantised_dots_x86(const RowFormat& format, const uint8_t* const* rows, size_t count,
+                               const QuantisedVector& x, float* out, const uint8_t* const* ahead) {
+  if (format.dtype == HH_FLASH_INT4M) return nibble_dots<Int4m>(format, rows, count, x, out, ahead);
+  if (format.dtype == HH_FLASH_INT4) return nibble_dots<Int4>(format, rows, count, x, out, ahead);
+  quantised_dots(format, rows, count, x, out, ahead);
+}
