@@ -101,6 +101,8 @@ ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic
   for (uint32_t i = 0; uring && i < kRings; ++i) {
     if (auto ring = Ring::open(depth)) rings_.push_back(std::move(ring));
   }
+  if (!rings_.empty()) callers_ring_ = Ring::open(reads);
+  callers_claims_.reserve(reads);
   workers_.reserve(reads + kRings);
   try {
     for (const auto& ring : rings_) workers_.emplace_back([this, &ring, depth] { work_with(*ring, depth); });
@@ -126,12 +128,46 @@ void ReaderPool::stop() {
 void ReaderPool::submit(ReadBatch& batch, Priority priority) {
   if (batch.jobs_.empty()) return;
   batch.priority_ = priority;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    const auto later = [&](const ReadBatch* waiting) { return waiting->priority_ > priority; };
-    queue_.insert(std::find_if(queue_.begin(), queue_.end(), later), &batch);
-  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (priority == Priority::kLoad && callers_ring_ != nullptr) begin_here(batch, lock);
+  if (batch.claimed_ == batch.end_) return;
+  const auto later = [&](const ReadBatch* waiting) { return waiting->priority_ > priority; };
+  queue_.insert(std::find_if(queue_.begin(), queue_.end(), later), &batch);
+  lock.unlock();
   work_.notify_one();
+}
+
+// As many of a batch's reads as there are buffers for. The caller ends them when it waits for the batch.
+void ReaderPool::begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock) {
+  while (batch.claimed_ < batch.end_ && !free_buffers_.empty()) {
+    const Claim claimed = claim(batch);
+    callers_ring_->prepare(file_.descriptor(), claimed.job->offset, claimed.buffer, claimed.job->bytes,
+                           callers_claims_.size());
+    callers_claims_.push_back(claimed);
+  }
+  lock.unlock();
+  const uint32_t refused = callers_ring_->submit(0);
+  lock.lock();
+  for (uint32_t i = 0; i < refused; ++i) {
+    const Claim claimed = callers_claims_.back();
+    callers_claims_.pop_back();
+    finish(claimed, 0, lock);
+  }
+}
+
+void ReaderPool::end_here(std::unique_lock<std::mutex>& lock) {
+  size_t under_way = callers_claims_.size();
+  while (under_way != 0) {
+    lock.unlock();
+    // Ended some at a time, as above.
+    callers_ring_->submit(static_cast<uint32_t>((under_way + 3) / 4));
+    lock.lock();
+    uint64_t tag;
+    int64_t got;
+    for (; callers_ring_->pop(tag, got); --under_way) finish(callers_claims_[tag], got, lock);
+    if (can_claim()) work_.notify_one();
+  }
+  callers_claims_.clear();
 }
 
 void ReaderPool::throw_failure(const ReadBatch& batch) const {
@@ -140,6 +176,7 @@ void ReaderPool::throw_failure(const ReadBatch& batch) const {
 
 void ReaderPool::wait(ReadBatch& batch) {
   std::unique_lock<std::mutex> lock(mutex_);
+  end_here(lock);
   done_.wait(lock, [&] { return batch.finished_ == batch.end_; });
   throw_failure(batch);
 }
@@ -171,6 +208,7 @@ void ReaderPool::give_up(ReadBatch& batch) {
 void ReaderPool::drain(ReadBatch& batch) noexcept {
   std::unique_lock<std::mutex> lock(mutex_);
   give_up(batch);
+  end_here(lock);
   done_.wait(lock, [&] { return batch.finished_ == batch.end_; });
   for (ReadJob& job : batch.jobs_) {
     if (job.buffer == nullptr) continue;
@@ -192,10 +230,9 @@ void ReaderPool::reset_counters() {
   reading_since_ = now_ns();
 }
 
-ReaderPool::Claim ReaderPool::claim() {
-  ReadBatch& batch = *queue_.front();
+ReaderPool::Claim ReaderPool::claim(ReadBatch& batch) {
   ReadJob& job = batch.jobs_[batch.claimed_++];
-  if (batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
+  if (!queue_.empty() && queue_.front() == &batch && batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
   const Claim claim{&batch, &job, free_buffers_.back(), now_ns()};
   free_buffers_.pop_back();
   if (reading_++ == 0) reading_since_ = claim.started;
@@ -208,7 +245,7 @@ void ReaderPool::work() {
     // A buffer is taken together with a job, so a job that was claimed always ends, and streams cannot lock up.
     work_.wait(lock, [&] { return stopping_ || can_claim(); });
     if (stopping_) return;
-    const Claim claimed = claim();
+    const Claim claimed = claim(*queue_.front());
     // Each wakes the next, so that the thread that computes wakes one only.
     if (can_claim()) work_.notify_one();
     finish(claimed, 0, lock);
@@ -235,7 +272,7 @@ void ReaderPool::work_with(Ring& ring, uint32_t depth) {
     while (can_claim() && !free.empty() && prepared.size() < kSubmittedAtOnce) {
       const uint32_t place = free.back();
       free.pop_back();
-      claims[place] = claim();
+      claims[place] = claim(*queue_.front());
       prepared.push_back(place);
       const ReadJob& job = *claims[place].job;
       ring.prepare(file_.descriptor(), job.offset, claims[place].buffer, job.bytes, place);

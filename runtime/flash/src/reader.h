@@ -1,5 +1,6 @@
 // Reads of bundles: into rows of a table, or into buffers for the caller to compute from. They are made by as many threads
-// as reads are to be under way, or by two with an io_uring each.
+// as reads are to be under way, or by two with an io_uring each. What is loaded while the caller computes needs no thread
+// where there is an io_uring: the caller begins those reads and ends them, for a hand-over takes as long as a few reads do.
 #pragma once
 
 #include <atomic>
@@ -141,7 +142,9 @@ class ReaderPool {
   void work_with(Ring& ring, uint32_t depth);
   void stop();
   bool can_claim() const { return !stopping_ && !queue_.empty() && !free_buffers_.empty(); }
-  Claim claim();
+  Claim claim(ReadBatch& batch);
+  void begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock);
+  void end_here(std::unique_lock<std::mutex>& lock);
   // `got`: bytes that are in the buffer already.
   void read(const Claim& claim, int64_t got) const;
   void place(const ReadBatch& batch, const ReadJob& job, const uint8_t* buffer) const;
@@ -156,6 +159,8 @@ class ReaderPool {
   const uint32_t count_;  // of buffers
   AlignedArray<uint8_t> buffers_;
   std::vector<std::unique_ptr<Ring>> rings_;
+  std::unique_ptr<Ring> callers_ring_;
+  std::vector<Claim> callers_claims_;  // under way in it
 
   std::mutex mutex_;
   std::condition_variable work_;

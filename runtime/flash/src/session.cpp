@@ -140,8 +140,6 @@ void Session::run_selected(uint32_t layer) {
   streams_->begin(layer, nullptr);
   for (const uint32_t position : overflow_) streams_->add({position, 0});
   streams_->plan(layout_, budget_.policy);
-  submit(loads_, Priority::kLoad);
-  submit(*streams_, Priority::kStream);
   try {
     load_and_compute(table);
     stream_and_compute(layer, false);
@@ -219,7 +217,15 @@ void Session::load_and_compute(Table& table) {
     }
   }
   for (const Piece& piece : loads_.pieces()) marks_[piece.row] = 0;
+  // The first part of the arithmetic begins the reads, under the others.
+  const auto begin_reads = [&] {
+    reader_.submit(loads_, Priority::kLoad);
+    reader_.submit(*streams_, Priority::kStream);
+  };
+  if (count == 0) begin_reads();
   compute(count, [&](size_t first, size_t last) {
+    // Parts before the first that has neurons begin at 0 too.
+    if (first == 0 && last != 0) begin_reads();
     for (size_t row = first; row < std::min(last, pinned); ++row) bundles_[row] = table.row(static_cast<uint32_t>(row));
   });
   {

@@ -167,9 +167,11 @@ typedef struct hh_flash_stats {
   uint64_t neurons_evicted;
   uint64_t neurons_computed;
   uint64_t prefetched; /* neurons that a prefetch, or reading ahead, began to load */
-  uint64_t wait_ns;    /* the caller waited for reads, or woke the threads that do them */
+  uint64_t wait_ns;    /* the caller waited for reads, or woke the threads that do them; selected mode begins its reads
+                          in compute_ns */
   uint64_t read_ns;    /* inside read calls, summed over reader threads */
-  uint64_t busy_ns;    /* at least one read was under way: bytes_read over this is what the storage gave */
+  uint64_t busy_ns;    /* at least one read was under way: bytes_read over this is what the storage gave, or less, as
+                          reads that a caller began through its io_uring end when it comes to wait for them */
   uint64_t table_ns;   /* table management and read planning */
   uint64_t select_ns;
   uint64_t compute_ns;
