@@ -19,7 +19,7 @@ from typing import Any
 _PAGEOUT = 21  # MADV_PAGEOUT, Linux 5.4 and later
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14 and later
 _LOAD_NONE, _LOAD_MMAP = 0, 1  # llama_load_mode
-_ATTEMPTS = 20
+_ATTEMPTS = 60
 _MOST_LEFT = 0.05  # of the evicted ranges: pages at their ends may be held by a larger one
 
 

@@ -66,10 +66,17 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ 32 reads under way", 0.5, selected, short),
         Variant("+ what is resident preferred", 0.5, selected, weighed),
         Variant("+ neighbours of what is read", 0.5, selected, beside),
+        Variant("these, activations in fp32", 0.5, selected, {**beside, "int8_activations": False}),
         Variant("twice as many selected as are active", 0.5, selected, {**short, "select_share": 2 * active}),
         Variant("the same, what is resident preferred", 0.5, selected, {**beside, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
+        Variant(
+            "all resident, activations in fp32",
+            1,
+            dense,
+            {"pinned_neurons": UNLIMITED, "int8_activations": False},
+        ),
     ]
     if not subject.synthetic:
         # Of random weights every layer sees the same text, so a prefetch there would guess too well.

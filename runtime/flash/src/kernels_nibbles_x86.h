@@ -13,18 +13,16 @@ inline __m256 dot_two_groups(__m256i low, __m256i low_x, __m256i high, __m256i h
 #endif
 }
 
-inline int load_two_halves(const uint8_t* from) {
-  int two;
-  __builtin_memcpy(&two, from, sizeof two);
-  return two;
-}
-
-// The first `count` of 8: 2, 4, 6 or 8. The others are zeros, and not read.
+// The first `count` of 8; the others are zeros. What follows them may not be memory, so that the 16 bytes that end with
+// them are read: the row's codes lie before.
 inline __m128i load_halves(const uint8_t* from, uint32_t count) {
   if (count == 8) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-  if (count == 2) return _mm_cvtsi32_si128(load_two_halves(from));
-  const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-  return count == 4 ? four : _mm_insert_epi32(four, load_two_halves(from + 8), 2);
+  static constexpr uint8_t kBytes[32] = {0,    1,    2,    3,    4,    5,    6,    7,    8,    9,    10,
+                                         11,   12,   13,   14,   15,   0x80, 0x80, 0x80, 0x80, 0x80, 0x80,
+                                         0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80};
+  const uint32_t skipped = 16 - 2 * count;
+  const __m128i last = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from - skipped));
+  return _mm_shuffle_epi8(last, _mm_loadu_si128(reinterpret_cast<const __m128i*>(kBytes + skipped)));
 }
 
 inline __m256 load_floats(const float* from, uint32_t count) {

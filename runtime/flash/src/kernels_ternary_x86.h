@@ -1,82 +1,105 @@
-// Two-bit rows with 256-bit registers, included by the AVX2 and AVX-512 files inside their anonymous namespaces.
+// Two-bit rows with 256-bit registers, included by the AVX2 and AVX-512 files inside their anonymous namespaces after
+// kernels_nibbles_x86.h.
 
-// The products of 64 codes, 0 .. 3, with as many bytes, in eight sums.
-inline __m256i multiply_codes(__m256i first, __m256i first_x, __m256i second, __m256i second_x) {
+// Four blocks' first eight codes, then their second eight, and so on: what shifting packed codes gives.
+struct Quarters {
+  __m256i codes[4];
+};
+
+inline Quarters spread_codes(__m256i packed) {
+  const __m256i low_bits = _mm256_set1_epi8(3);
+  return {{_mm256_and_si256(packed, low_bits), _mm256_and_si256(_mm256_srli_epi16(packed, 2), low_bits),
+           _mm256_and_si256(_mm256_srli_epi16(packed, 4), low_bits),
+           _mm256_and_si256(_mm256_srli_epi16(packed, 6), low_bits)}};
+}
+
+// Values in the same order; zeros for blocks that are not there.
+inline Quarters load_quarters(const int8_t* values, uint32_t blocks) {
+  const __m256i none = _mm256_setzero_si256();
+  const __m256i first = Simd::load_codes(values);
+  const __m256i second = blocks > 1 ? Simd::load_codes(values + kBlock) : none;
+  const __m256i third = blocks > 2 ? Simd::load_codes(values + 2 * kBlock) : none;
+  const __m256i fourth = blocks > 3 ? Simd::load_codes(values + 3 * kBlock) : none;
+  const __m256i a = _mm256_unpacklo_epi64(first, second);
+  const __m256i b = _mm256_unpackhi_epi64(first, second);
+  const __m256i c = _mm256_unpacklo_epi64(third, fourth);
+  const __m256i d = _mm256_unpackhi_epi64(third, fourth);
+  return {{_mm256_permute2x128_si256(a, c, 0x20), _mm256_permute2x128_si256(b, d, 0x20),
+           _mm256_permute2x128_si256(a, c, 0x31), _mm256_permute2x128_si256(b, d, 0x31)}};
+}
+
+// Two sums for each of four blocks.
+inline __m256 multiply_codes(const Quarters& codes, const Quarters& x) {
 #ifdef __AVX512VNNI__
-  return _mm256_dpbusd_epi32(_mm256_dpbusd_epi32(_mm256_setzero_si256(), first, first_x), second, second_x);
+  __m256i sums = _mm256_setzero_si256();
+  UNROLL for (size_t i = 0; i < 4; ++i) sums = _mm256_dpbusd_epi32(sums, codes.codes[i], x.codes[i]);
+  return _mm256_cvtepi32_ps(sums);
 #else
-  // Two pairs sum to at most 4 * 3 * 127: no saturation.
-  const __m256i sums = _mm256_add_epi16(_mm256_maddubs_epi16(first, first_x), _mm256_maddubs_epi16(second, second_x));
-  return _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+  // Eight products of 3 and 127 at most: no saturation.
+  __m256i sums = _mm256_maddubs_epi16(codes.codes[0], x.codes[0]);
+  UNROLL for (size_t i = 1; i < 4; ++i) {
+    sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(codes.codes[i], x.codes[i]));
+  }
+  return _mm256_cvtepi32_ps(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)));
 #endif
 }
 
-inline __m256i spread_codes(const uint8_t* block) {
-  int64_t packed;
-  __builtin_memcpy(&packed, block, sizeof packed);
-  const __m256i shifted = _mm256_srlv_epi64(_mm256_set1_epi64x(packed), _mm256_setr_epi64x(0, 2, 4, 6));
-  return _mm256_and_si256(shifted, _mm256_set1_epi8(3));
+// Four blocks, or at a row's end less: what follows may not be memory.
+inline __m256i load_blocks(const uint8_t* from, uint32_t blocks) {
+  if (blocks >= 4) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  const __m256i block = _mm256_setr_epi64x(0, 1, 2, 3);
+  const __m256i there = _mm256_cmpgt_epi64(_mm256_set1_epi64x(blocks), block);
+  return _mm256_maskload_epi64(reinterpret_cast<const long long*>(from), there);
 }
 
-inline __m256i load_values(const int8_t* values) {
-  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+inline __m128i load_last_half(const uint8_t* from) {
+  uint16_t half;
+  __builtin_memcpy(&half, from, sizeof half);
+  return _mm_cvtsi32_si128(half);
 }
 
 // Some rows together, so that they share x and none waits for its own sums. The rows that follow are fetched meanwhile:
 // reading four rows and their scales in turn is more than a processor foresees.
 template <size_t rows_at_once>
 inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, float* out) {
-  constexpr uint32_t kGroups = 16;  // whose scales are converted at once
+  constexpr uint32_t kGroups = 8;  // whose scales are in a register
   __m256 total[rows_at_once];
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) total[r] = _mm256_setzero_ps();
   const uint32_t groups = x.d / x.group_size;
+  const uint32_t blocks_of_group = x.group_size / kBlock;
+  // A block's number over this is its group's: times the inverse, which is exact for as many as eight groups have.
+  constexpr int kShift = 26;
+  const __m256i inverse = _mm256_set1_epi32(static_cast<int>(((1u << kShift) + blocks_of_group - 1) / blocks_of_group));
   const size_t stride = x.d / 4 + 2 * size_t{groups};
   const uint8_t* fetched = row[0] + rows_at_once * stride;
   const uint8_t* wanted = fetched;
   for (uint32_t begin = 0; begin < groups; begin += kGroups) {
     const uint32_t some = groups - begin < kGroups ? groups - begin : kGroups;
-    float scales[rows_at_once][kGroups];
-    for (size_t r = 0; r < rows_at_once; ++r) {
-      const uint8_t* halves = row[r] + x.d / 4 + 2 * size_t{begin};
-      uint32_t g = 0;
-      for (; g + 8 <= some; g += 8) {
-        const __m128i eight = _mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + 2 * g));
-        const __m256 wide = _mm256_cvtph_ps(eight);
-        _mm256_storeu_ps(scales[r] + g, _mm256_mul_ps(wide, _mm256_loadu_ps(x.scales + begin + g)));
-        total[r] = _mm256_fmadd_ps(wide, _mm256_loadu_ps(x.offsets + begin + g), total[r]);
-      }
-      for (; g < some; ++g) {
-        const float scale = Simd::half(halves + 2 * g);
-        scales[r][g] = scale * x.scales[begin + g];
-        total[r] = _mm256_add_ps(total[r], _mm256_zextps128_ps256(_mm_set_ss(scale * x.offsets[begin + g])));
-      }
+    const __m256 scale = load_floats(x.scales + begin, some);
+    const __m256 offset = load_floats(x.offsets + begin, some);
+    __m256 products[rows_at_once];
+    UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+      const uint8_t* from = row[r] + x.d / 4 + 2 * size_t{begin};
+      // Of one block, there are not 16 bytes.
+      const __m128i halves = x.d == kBlock ? load_last_half(from) : load_halves(from, some);
+      const __m256 wide = _mm256_cvtph_ps(halves);
+      products[r] = _mm256_mul_ps(wide, scale);
+      total[r] = _mm256_fmadd_ps(wide, offset, total[r]);
     }
-    for (uint32_t g = 0; g < some; ++g) {
-      wanted += rows_at_once * stride / groups + 1;
+    const uint32_t blocks = some * blocks_of_group;
+    __m256i block = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    for (uint32_t done = 0; done < blocks; done += 4) {
+      wanted += rows_at_once * stride * 4 / (x.d / kBlock) + 1;
       for (; fetched < wanted; fetched += 64) __builtin_prefetch(fetched);
-      const uint32_t first = (begin + g) * x.group_size;
-      const uint32_t last = first + x.group_size;
-      __m256i dot[rows_at_once];
-      UNROLL for (size_t r = 0; r < rows_at_once; ++r) dot[r] = _mm256_setzero_si256();
-      uint32_t at = first;
-      for (; at + 2 * kBlock <= last; at += 2 * kBlock) {
-        const __m256i x1 = load_values(x.values + at);
-        const __m256i x2 = load_values(x.values + at + kBlock);
-        UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-          const uint8_t* block = row[r] + at / 4;
-          dot[r] = _mm256_add_epi32(dot[r], multiply_codes(spread_codes(block), x1, spread_codes(block + 8), x2));
-        }
-      }
-      if (at < last) {
-        const __m256i none = _mm256_setzero_si256();
-        UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-          dot[r] = _mm256_add_epi32(
-              dot[r], multiply_codes(spread_codes(row[r] + at / 4), load_values(x.values + at), none, none));
-        }
-      }
+      const uint32_t left = blocks - done;
+      const size_t at = (size_t{begin} * blocks_of_group + done) * kBlock;
+      const Quarters values = load_quarters(x.values + at, left);
+      const __m256i group = _mm256_srli_epi32(_mm256_mullo_epi32(block, inverse), kShift);
       UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-        total[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(&scales[r][g]), _mm256_cvtepi32_ps(dot[r]), total[r]);
+        const __m256 sums = multiply_codes(spread_codes(load_blocks(row[r] + at / 4, left)), values);
+        total[r] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(products[r], group), sums, total[r]);
       }
+      block = _mm256_add_epi32(block, _mm256_set1_epi32(4));
     }
   }
   for (size_t r = 0; r < rows_at_once; ++r) {

@@ -250,8 +250,8 @@ TEST(a_matrix_is_multiplied_in_any_ranges) {
 TEST(two_bit_rows_agree_with_the_portable_kernels) {
   std::mt19937 random(6);
   for (const Kernels* kernels : all_kernels()) {
-    for (const uint32_t d : {32u, 576u, 4096u}) {
-      for (const uint32_t group : {32u, 64u, d}) {
+    for (const uint32_t d : {32u, 96u, 576u, 4096u}) {
+      for (const uint32_t group : {32u, 64u, 192u, 576u, 4096u}) {
         if (d % group != 0) continue;
         constexpr size_t kRows = 7;
         std::vector<uint8_t> rows;
