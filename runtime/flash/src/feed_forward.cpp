@@ -43,10 +43,10 @@ class Layer {
         y_(y) {}
 
   void run(const uint8_t* const* bundles, size_t count) {
-    if (shape_.activation != HH_FLASH_RELU && activity_ == nullptr) {
-      run_all({bundles, count});
-    } else {
+    if (shape_.activation == HH_FLASH_RELU) {
       run_some({bundles, count});
+    } else {
+      run_all({bundles, count});
     }
   }
 
@@ -90,7 +90,8 @@ class Layer {
     return shape_.gated ? gate * up : activate(shape_.activation, up);
   }
 
-  // Every neuron counts: stage after stage over a batch, so that no stage waits for the one before.
+  // Every neuron has an h that is not zero: stage after stage over a batch, so that no stage waits for the one before.
+  // With a threshold, only what is over it goes on to the last one.
   void run_all(Bundles bundles) {
     for (size_t first = 0; first < bundles.size(); first += kBatch) {
       const size_t last = std::min(first + kBatch, bundles.size());
@@ -102,10 +103,15 @@ class Layer {
         const float gate = shape_.gated ? activate(shape_.activation, gates[i - first]) : 1;
         values[i - first] = hidden(bundles[i], gate, values[i - first]);
       }
+      if (activity_ != nullptr) {
+        for (size_t i = first; i < last; ++i) add_if_it_counts({bundles[i], i, values[i - first]});
+        continue;
+      }
       by_rows(bundles, first, last, shape_.down_offset(), [&](auto rows, auto following, size_t i, size_t some) {
         kernels_.accumulate(format_, rows, some, values + i, y_, following);
       });
     }
+    while (counted_.count != 0) flush_down();
   }
 
   // Each stage passes on the neurons that may still count, so that a ReLU's zeros cost neither an up row nor a down
@@ -144,6 +150,10 @@ class Layer {
   // From the up product to h, and on to the down column if it counts.
   void finish(Neuron neuron, float up) {
     neuron.value = hidden(neuron.bundle, neuron.value, up);
+    add_if_it_counts(neuron);
+  }
+
+  void add_if_it_counts(const Neuron& neuron) {
     if (!counts(neuron)) return;
     fetch(neuron.bundle + shape_.down_offset(), shape_.part_bytes());
     if (counted_.push(neuron)) flush_down();
