@@ -2,6 +2,12 @@
 // kernels_quantised.h. In groups of 32, which is what checkpoints have mostly: two groups share all instructions, one in
 // each half of a register, and scales stay in registers.
 
+inline float sum_lanes(__m256 a) {
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
 // The products of two groups, one in each half: `low` and `high` are their first and second 16 codes.
 inline __m256 dot_two_groups(__m256i low, __m256i low_x, __m256i high, __m256i high_x) {
 #ifdef __AVX512VNNI__
@@ -121,11 +127,7 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
         _mm256_hadd_ps(_mm256_hadd_ps(total[0], total[1]), _mm256_hadd_ps(total[2], total[3]));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1)));
   } else {
-    for (size_t r = 0; r < rows_at_once; ++r) {
-      const __m128 four = _mm_add_ps(_mm256_castps256_ps128(total[r]), _mm256_extractf128_ps(total[r], 1));
-      const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-      out[r] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-    }
+    for (size_t r = 0; r < rows_at_once; ++r) out[r] = sum_lanes(total[r]);
   }
 }
 
@@ -133,7 +135,7 @@ template <typename Weights>
 inline void nibble_dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
                         float* out, const uint8_t* const* ahead) {
   if (format.group_size != kBlock || format.d % (2 * kBlock) != 0) {
-    return quantised_dots_by_count<Weights>(format, rows, count, x, out, ahead);
+    return dots_by_count<QuantisedProducts, Weights>(format, rows, count, x, out, ahead);
   }
   if (count == kRowsAtOnce) return paired_dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
   for (size_t r = 0; r < count; ++r) paired_dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);

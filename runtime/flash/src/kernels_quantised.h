@@ -43,20 +43,21 @@ inline void quantise(const float* x, const QuantisedVector& to) {
   }
 }
 
-// Of some rows and the groups of a stretch: the rows' scales times those of x, and what the rows' minimums add.
+// How rows are multiplied with rounded activations. Of some rows and the groups of a stretch it holds the rows' scales
+// times those of x, and of all groups so far what the rows' minimums add.
 template <typename Weights, size_t rows_at_once>
-struct Products {
-  static constexpr bool minimums = Weights::halves == 2;
-  float scales[rows_at_once][kHalves];
-  Simd::Vector added[rows_at_once];  // with minimums, in odd lanes only
-  float added_last[rows_at_once];
+class QuantisedProducts {
+ public:
+  using Activations = const QuantisedVector&;
 
-  Products() {
+  QuantisedProducts() {
     UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-      added[r] = Simd::zero();
-      added_last[r] = 0;
+      added_[r] = Simd::zero();
+      added_last_[r] = 0;
     }
   }
+
+  static Simd::Codes input(const QuantisedVector& x, uint32_t at) { return Simd::load_codes(x.values + at); }
 
   void load(const RowFormat& format, const uint8_t* const* rows, uint32_t first, uint32_t groups,
             const QuantisedVector& x) {
@@ -67,87 +68,59 @@ struct Products {
     const uint32_t count = groups * Weights::halves;
     for (size_t r = 0; r < rows_at_once; ++r) {
       if (count == kHalves) {
-        float* out = scales[r];
+        float* out = scales_[r];
         Simd::halves(rows[r] + at, 1, out);
         UNROLL for (uint32_t i = 0; i < kHalves; i += Simd::lanes) {
           const Simd::Vector halves = Simd::load(out + i);
           const Simd::Vector product = Simd::multiply(halves, Simd::load(factors + i));
           Simd::store(out + i, product);
           if constexpr (minimums) {
-            added[r] = Simd::add(added[r], product);
+            added_[r] = Simd::add(added_[r], product);
           } else if constexpr (Weights::above != 0) {
             const Simd::Vector above = Simd::multiply(halves, Simd::broadcast(Weights::above));
-            added[r] = Simd::multiply_add(above, Simd::load(offsets + i), added[r]);
+            added_[r] = Simd::multiply_add(above, Simd::load(offsets + i), added_[r]);
           }
         }
       } else {
         // What follows a row's last scale may not be memory.
         for (uint32_t i = 0; i < count; ++i) {
           const float half = Simd::half(rows[r] + at + 2 * i);
-          scales[r][i] = half * factors[i];
+          scales_[r][i] = half * factors[i];
           if constexpr (minimums) {
-            if (i % 2 == 1) added_last[r] += scales[r][i];
+            if (i % 2 == 1) added_last_[r] += scales_[r][i];
           } else if constexpr (Weights::above != 0) {
-            added_last[r] += half * Weights::above * offsets[i];
+            added_last_[r] += half * Weights::above * offsets[i];
           }
         }
       }
     }
   }
 
-  Simd::Vector scale(size_t row, uint32_t group) const { return Simd::broadcast(scales[row][group * Weights::halves]); }
+  Simd::Vector add(size_t row, uint32_t group, const uint8_t* block, Simd::Codes input, Simd::Vector total) const {
+    return Simd::multiply_add(Simd::broadcast(scales_[row][group * Weights::halves]), Weights::dot(block, input), total);
+  }
+
   float sum(size_t row, Simd::Vector total) const {
-    const Simd::Vector rest = minimums ? Simd::odd(added[row]) : added[row];
-    return Simd::sum(Simd::add(total, rest)) + added_last[row];
+    const Simd::Vector rest = minimums ? Simd::odd(added_[row]) : added_[row];
+    return Simd::sum(Simd::add(total, rest)) + added_last_[row];
   }
+
+ private:
+  static constexpr bool minimums = Weights::halves == 2;
+  float scales_[rows_at_once][kHalves];
+  Simd::Vector added_[rows_at_once];  // with minimums, in odd lanes only
+  float added_last_[rows_at_once];
 };
-
-template <typename Weights, size_t rows_at_once>
-void quantised_dots_of(const RowFormat& format, const uint8_t* const* rows, const QuantisedVector& x, float* out,
-                       const uint8_t* const* ahead) {
-  const uint8_t* row[rows_at_once];
-  const uint8_t* next[rows_at_once];
-  Simd::Vector total[rows_at_once];
-  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-    row[r] = rows[r];
-    next[r] = ahead == nullptr ? rows[r] : ahead[r];
-    total[r] = Simd::zero();
-  }
-  Products<Weights, rows_at_once> products;
-  const Stretch<Weights> stretch(format);
-  for (uint32_t begin = 0; begin < format.d; begin += stretch.weights) {
-    const uint32_t end = format.d - begin < stretch.weights ? format.d : begin + stretch.weights;
-    fetch_scales_ahead<Weights, rows_at_once>(format, ahead, stretch.group(begin));
-    products.load(format, rows, stretch.group(begin), stretch.group(end - begin), x);
-    for (uint32_t at = begin; at < end; at += kBlock) {
-      fetch_ahead<Weights, rows_at_once>(ahead != nullptr, next, at);
-      const Simd::Codes input = Simd::load_codes(x.values + at);
-      const uint32_t group = stretch.group(at - begin);
-      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-        const Simd::Vector block = Weights::dot(row[r] + Weights::row_bytes(at), input);
-        total[r] = Simd::multiply_add(products.scale(r, group), block, total[r]);
-      }
-    }
-  }
-  UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = products.sum(r, total[r]);
-}
-
-template <typename Weights>
-void quantised_dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count,
-                             const QuantisedVector& x, float* out, const uint8_t* const* ahead) {
-  if (count == kRowsAtOnce) return quantised_dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
-  for (size_t r = 0; r < count; ++r) quantised_dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);
-}
 
 void quantised_dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
                     float* out, const uint8_t* const* ahead) {
   switch (format.dtype) {
     case HH_FLASH_INT8:
-      return quantised_dots_by_count<Int8>(format, rows, count, x, out, ahead);
+      return dots_by_count<QuantisedProducts, Int8>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4:
-      return quantised_dots_by_count<Int4>(format, rows, count, x, out, ahead);
+      return dots_by_count<QuantisedProducts, Int4>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4M:
-      return quantised_dots_by_count<Int4m>(format, rows, count, x, out, ahead);
+      return dots_by_count<QuantisedProducts, Int4m>(format, rows, count, x, out, ahead);
     case HH_FLASH_FP32:
     case HH_FLASH_FP16:
       return;  // have no scales: nothing to round for

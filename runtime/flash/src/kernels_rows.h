@@ -120,9 +120,51 @@ void fetch_scales_ahead(const RowFormat& format, const uint8_t* const* ahead, ui
   }
 }
 
+// How rows are multiplied with activations as they are. QuantisedProducts has the same interface.
 template <typename Weights, size_t rows_at_once>
-void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x, float* out,
-             const uint8_t* const* ahead) {
+class PlainProducts {
+ public:
+  using Activations = const float*;
+
+  struct Input {
+    Simd::Vector values[kVectors];
+    Simd::Vector sum;
+  };
+
+  static Input input(const float* x, uint32_t at) {
+    Input input;
+    UNROLL for (uint32_t v = 0; v < kVectors; ++v) input.values[v] = Simd::load(x + at + v * Simd::lanes);
+    input.sum = input.values[0];
+    if constexpr (Weights::halves == 2) {
+      UNROLL for (uint32_t v = 1; v < kVectors; ++v) input.sum = Simd::add(input.sum, input.values[v]);
+    }
+    return input;
+  }
+
+  void load(const RowFormat& format, const uint8_t* const* rows, uint32_t first, uint32_t groups, const float*) {
+    scales_.load(format, rows, first, groups, nullptr);
+  }
+
+  Simd::Vector add(size_t row, uint32_t group, const uint8_t* block, const Input& input, Simd::Vector total) const {
+    Simd::Vector weights[kVectors];
+    Weights::decode(block, weights);
+    Simd::Vector product = Simd::multiply(weights[0], input.values[0]);
+    UNROLL for (uint32_t v = 1; v < kVectors; ++v) product = Simd::multiply_add(weights[v], input.values[v], product);
+    if constexpr (Weights::halves == 0) return Simd::add(total, product);
+    total = Simd::multiply_add(scales_.scale(row, group), product, total);
+    if constexpr (Weights::halves == 2) total = Simd::multiply_add(scales_.minimum(row, group), input.sum, total);
+    return total;
+  }
+
+  float sum(size_t, Simd::Vector total) const { return Simd::sum(total); }
+
+ private:
+  Scales<Weights, rows_at_once> scales_;
+};
+
+template <template <typename, size_t> class Products, typename Weights, size_t rows_at_once>
+void dots_of(const RowFormat& format, const uint8_t* const* rows,
+             typename Products<Weights, rows_at_once>::Activations x, float* out, const uint8_t* const* ahead) {
   const uint8_t* row[rows_at_once];
   const uint8_t* next[rows_at_once];
   Simd::Vector total[rows_at_once];
@@ -131,38 +173,22 @@ void dots_of(const RowFormat& format, const uint8_t* const* rows, const float* x
     next[r] = ahead == nullptr ? rows[r] : ahead[r];
     total[r] = Simd::zero();
   }
-  Scales<Weights, rows_at_once> scales;
+  Products<Weights, rows_at_once> products;
   const Stretch<Weights> stretch(format);
   for (uint32_t begin = 0; begin < format.d; begin += stretch.weights) {
     const uint32_t end = format.d - begin < stretch.weights ? format.d : begin + stretch.weights;
     fetch_scales_ahead<Weights, rows_at_once>(format, ahead, stretch.group(begin));
-    scales.load(format, rows, stretch.group(begin), stretch.group(end - begin), nullptr);
+    products.load(format, rows, stretch.group(begin), stretch.group(end - begin), x);
     for (uint32_t at = begin; at < end; at += kBlock) {
       fetch_ahead<Weights, rows_at_once>(ahead != nullptr, next, at);
-      Simd::Vector input[kVectors];
-      UNROLL for (uint32_t v = 0; v < kVectors; ++v) input[v] = Simd::load(x + at + v * Simd::lanes);
-      Simd::Vector input_sum = input[0];
-      if constexpr (Weights::halves == 2) {
-        UNROLL for (uint32_t v = 1; v < kVectors; ++v) input_sum = Simd::add(input_sum, input[v]);
-      }
+      const auto input = products.input(x, at);
       const uint32_t group = stretch.group(at - begin);
       UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-        Simd::Vector weights[kVectors];
-        Weights::decode(row[r] + Weights::row_bytes(at), weights);
-        Simd::Vector block = Simd::multiply(weights[0], input[0]);
-        UNROLL for (uint32_t v = 1; v < kVectors; ++v) block = Simd::multiply_add(weights[v], input[v], block);
-        if constexpr (Weights::halves == 0) {
-          total[r] = Simd::add(total[r], block);
-        } else {
-          total[r] = Simd::multiply_add(scales.scale(r, group), block, total[r]);
-        }
-        if constexpr (Weights::halves == 2) {
-          total[r] = Simd::multiply_add(scales.minimum(r, group), input_sum, total[r]);
-        }
+        total[r] = products.add(r, group, row[r] + Weights::row_bytes(at), input, total[r]);
       }
     }
   }
-  UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = Simd::sum(total[r]);
+  UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = products.sum(r, total[r]);
 }
 
 template <typename Weights, size_t rows_at_once>
@@ -205,11 +231,11 @@ void accumulate_of(const RowFormat& format, const uint8_t* const* rows, const fl
   }
 }
 
-template <typename Weights>
-void dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
-             const uint8_t* const* ahead) {
-  if (count == kRowsAtOnce) return dots_of<Weights, kRowsAtOnce>(format, rows, x, out, ahead);
-  for (size_t r = 0; r < count; ++r) dots_of<Weights, 1>(format, rows + r, x, out + r, nullptr);
+template <template <typename, size_t> class Products, typename Weights, typename Activations>
+void dots_by_count(const RowFormat& format, const uint8_t* const* rows, size_t count, const Activations& x, float* out,
+                   const uint8_t* const* ahead) {
+  if (count == kRowsAtOnce) return dots_of<Products, Weights, kRowsAtOnce>(format, rows, x, out, ahead);
+  for (size_t r = 0; r < count; ++r) dots_of<Products, Weights, 1>(format, rows + r, x, out + r, nullptr);
 }
 
 template <typename Weights>
@@ -220,18 +246,18 @@ void accumulate_by_count(const RowFormat& format, const uint8_t* const* rows, si
 }
 
 void dots(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* x, float* out,
-             const uint8_t* const* ahead) {
+          const uint8_t* const* ahead) {
   switch (format.dtype) {
     case HH_FLASH_FP32:
-      return dots_by_count<Fp32>(format, rows, count, x, out, ahead);
+      return dots_by_count<PlainProducts, Fp32>(format, rows, count, x, out, ahead);
     case HH_FLASH_FP16:
-      return dots_by_count<Fp16>(format, rows, count, x, out, ahead);
+      return dots_by_count<PlainProducts, Fp16>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT8:
-      return dots_by_count<Int8>(format, rows, count, x, out, ahead);
+      return dots_by_count<PlainProducts, Int8>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4:
-      return dots_by_count<Int4>(format, rows, count, x, out, ahead);
+      return dots_by_count<PlainProducts, Int4>(format, rows, count, x, out, ahead);
     case HH_FLASH_INT4M:
-      return dots_by_count<Int4m>(format, rows, count, x, out, ahead);
+      return dots_by_count<PlainProducts, Int4m>(format, rows, count, x, out, ahead);
   }
 }
 

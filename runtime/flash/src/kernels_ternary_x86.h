@@ -102,11 +102,7 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
       block = _mm256_add_epi32(block, _mm256_set1_epi32(4));
     }
   }
-  for (size_t r = 0; r < rows_at_once; ++r) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(total[r]), _mm256_extractf128_ps(total[r], 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    out[r] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-  }
+  for (size_t r = 0; r < rows_at_once; ++r) out[r] = sum_lanes(total[r]);
 }
 
 inline void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
