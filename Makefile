@@ -47,10 +47,14 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy -p handheld
 
+FLASH := cmake -S runtime/flash -DHANDHELD_FLASH_TESTS=ON
+
+# An installation goes on without an engine that does not compile, and keeps what the compiler said to itself.
 flash: $(STAMP)
 	@$(PIP) --no-deps -e .
-
-FLASH := cmake -S runtime/flash -DHANDHELD_FLASH_TESTS=ON
+	@$(BIN)/python -c "from handheld.runtime.flash.engine import load_native; load_native()" 2> /dev/null || \
+	  { echo "The engine was not built. This says why:"; $(FLASH) -B build/flash-failed && \
+	    cmake --build build/flash-failed; exit 1; }
 
 flash-sanitize:
 	$(FLASH) -B build/flash-address -DHANDHELD_FLASH_SANITIZE=address,undefined
