@@ -86,7 +86,8 @@ Budget::Budget(const Pack& pack, const Options& options, uint32_t block_tokens)
   const uint64_t pinned = pins_what_fits(options) ? 0 : options.pinned_neurons;
   buffer_bytes = uint64_t{options.reader_threads} * policy.chunk_bytes;
   tensor_bytes = pack.held_bytes();
-  bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + inputs + threads + Selector::scratch_bytes(layout);
+  bookkeeping_bytes = kSessionBytes + partial + tables + batches + scratch + inputs + threads +
+                      Selector::scratch_bytes(layout);
   pinned_bytes = pinned * layers_ * row_bytes;
   fixed_bytes = buffer_bytes + tensor_bytes + bookkeeping_bytes;
   floor_bytes = fixed_bytes + pinned_bytes;

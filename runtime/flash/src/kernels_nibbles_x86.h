@@ -55,7 +55,8 @@ inline __m256 split_floats(__m256 floats) {
 
 // Pair `pair` of a step's groups: its scales are one number of each half of `products`.
 template <typename Weights, uint32_t pair, size_t rows_at_once>
-inline void add_two_groups(const uint8_t* const* row, size_t at, const int8_t* x, const __m256* products, __m256* total) {
+inline void add_two_groups(const uint8_t* const* row, size_t at, const int8_t* x, const __m256* products,
+                           __m256* total) {
   const __m256i first = Simd::load_codes(x);
   const __m256i second = Simd::load_codes(x + kBlock);
   const __m256i low_x = _mm256_permute2x128_si256(first, second, 0x20);

@@ -159,7 +159,7 @@ void ReaderPool::end_here(std::unique_lock<std::mutex>& lock) {
   size_t under_way = callers_claims_.size();
   while (under_way != 0) {
     lock.unlock();
-    // Ended some at a time, as above.
+    // Some at a time: to be woken for each would take as long as reading.
     callers_ring_->submit(static_cast<uint32_t>((under_way + 3) / 4));
     lock.lock();
     uint64_t tag;
@@ -232,6 +232,7 @@ void ReaderPool::reset_counters() {
 
 ReaderPool::Claim ReaderPool::claim(ReadBatch& batch) {
   ReadJob& job = batch.jobs_[batch.claimed_++];
+  // What the caller reads itself is not in the queue.
   if (!queue_.empty() && queue_.front() == &batch && batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
   const Claim claim{&batch, &job, free_buffers_.back(), now_ns()};
   free_buffers_.pop_back();

@@ -50,7 +50,8 @@ Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, 
 }
 
 uint64_t Selector::scratch_bytes(const Layout& layout) {
-  return uint64_t{layout.d_ff} * 2 * sizeof(float) + std::max(Rounding::bytes(layout.shape.d_model), uint64_t{layout.selector_size} * sizeof(float));
+  const uint64_t hidden = uint64_t{layout.selector_size} * sizeof(float);
+  return uint64_t{layout.d_ff} * 2 * sizeof(float) + std::max(Rounding::bytes(layout.shape.d_model), hidden);
 }
 
 size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const Table* table, uint32_t* selected) {

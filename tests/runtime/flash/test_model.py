@@ -132,6 +132,7 @@ def test_stored_dtypes_differ_by_their_rounding_only(checkpoint: Callable[..., C
     np.testing.assert_allclose(got, expected, **TOLERANCE)
     rounded_too = open_model(packed.path, None).decode_all(TEXT)
     error = np.linalg.norm(rounded_too - expected) / np.linalg.norm(expected)
+    # 5 % were measured: the half per cent of one product, grown through the layers of random weights.
     assert 1e-4 < error < 0.1 if dtype in GROUPED else error < 1e-4
 
 
