@@ -7,24 +7,23 @@
 namespace handheld::flash {
 namespace {
 
-// Neurons that a stage treats before the next one does. Two kernel calls: one leaves the processor idle at its end, while
-// sums are reduced, and many would be fetched too early for the cache.
-constexpr size_t kBatch = 2 * kRowsAtOnce;
+// Neurons that a stage treats before the next one does.
+constexpr size_t kBatch = kColumnsAtOnce;
 
 // Asks for a part that is needed some neurons later.
 void fetch(const uint8_t* part, uint32_t bytes) {
   for (uint32_t at = 0; at < bytes; at += 64) __builtin_prefetch(part + at);
 }
 
-// Collects items until there are enough for one kernel call, and as many after them that are being fetched.
-template <typename Item>
+// Collects items until there are enough for one kernel call, and some after them that are being fetched.
+template <typename Item, size_t at_once>
 struct Queue {
-  Item items[2 * kRowsAtOnce];
+  Item items[at_once + kRowsAtOnce];
   size_t count = 0;
 
   bool push(const Item& item) {
     items[count++] = item;
-    return count == 2 * kRowsAtOnce;
+    return count == at_once + kRowsAtOnce;
   }
   void drop(size_t some) {
     std::copy(items + some, items + count, items);
@@ -34,12 +33,14 @@ struct Queue {
 
 class Layer {
  public:
-  Layer(const BundleShape& shape, const Kernels& kernels, const Input& x, const Activity* activity, float* y)
+  Layer(const BundleShape& shape, const Kernels& kernels, const Input& x, const Activity* activity, bool rounds_hidden,
+        float* y)
       : shape_(shape),
         kernels_(kernels),
         format_(shape.row()),
         x_(x),
         activity_(activity),
+        rounds_hidden_(rounds_hidden),
         y_(y) {}
 
   void run(const uint8_t* const* bundles, size_t count) {
@@ -59,26 +60,25 @@ class Layer {
 
   using Bundles = Span<const uint8_t* const>;
 
-  // Calls use(rows, following, i, some) for the parts of a batch's bundles, `some` at a time. `following` are the same
-  // parts of the next batch, for the kernel to fetch meanwhile.
-  template <typename Use>
-  void by_rows(Bundles bundles, size_t first, size_t last, uint32_t offset, Use use) const {
-    for (size_t i = first; i < last; i += kRowsAtOnce) {
-      const size_t some = std::min(kRowsAtOnce, last - i);
-      const uint8_t* rows[kRowsAtOnce];
-      const uint8_t* following[kRowsAtOnce];
-      for (size_t r = 0; r < some; ++r) rows[r] = bundles[i + r] + offset;
-      for (size_t r = 0; r < kRowsAtOnce; ++r) {
-        following[r] = bundles[std::min(i + r + kBatch, bundles.size() - 1)] + offset;
+  // A part of a batch's bundles, and of those that follow, for the kernels to fetch meanwhile.
+  struct Rows {
+    const uint8_t* now[kBatch];
+    const uint8_t* following[kBatch];
+
+    Rows(Bundles bundles, size_t first, size_t last, uint32_t offset) {
+      for (size_t i = first; i < last; ++i) {
+        now[i - first] = bundles[i] + offset;
+        following[i - first] = bundles[std::min(i + kBatch, bundles.size() - 1)] + offset;
       }
-      use(rows, following, i - first, some);
     }
-  }
+  };
 
   void dots(Bundles bundles, size_t first, size_t last, uint32_t offset, float* out) const {
-    by_rows(bundles, first, last, offset, [&](auto rows, auto following, size_t i, size_t some) {
-      flash::dots(kernels_, format_, rows, some, x_, out + i, following);
-    });
+    const Rows rows(bundles, first, last, offset);
+    for (size_t i = 0; i < last - first; i += kRowsAtOnce) {
+      const size_t some = std::min(kRowsAtOnce, last - first - i);
+      flash::dots(kernels_, format_, rows.now + i, some, x_, out + i, rows.following + i);
+    }
   }
 
   float hidden(const uint8_t* bundle, float gate, float up) const {
@@ -107,9 +107,8 @@ class Layer {
         for (size_t i = first; i < last; ++i) add_if_it_counts({bundles[i], i, values[i - first]});
         continue;
       }
-      by_rows(bundles, first, last, shape_.down_offset(), [&](auto rows, auto following, size_t i, size_t some) {
-        kernels_.accumulate(format_, rows, some, values + i, y_, following);
-      });
+      const Rows rows(bundles, first, last, shape_.down_offset());
+      accumulate(kernels_, format_, rows.now, last - first, values, rounds_hidden_, y_, rows.following);
     }
     while (counted_.count != 0) flush_down();
   }
@@ -171,14 +170,14 @@ class Layer {
   }
 
   void flush_down() {
-    const size_t some = std::min(kRowsAtOnce, counted_.count);
-    const uint8_t* rows[kRowsAtOnce];
-    float values[kRowsAtOnce];
+    const size_t some = std::min(kColumnsAtOnce, counted_.count);
+    const uint8_t* rows[kColumnsAtOnce];
+    float values[kColumnsAtOnce];
     for (size_t r = 0; r < some; ++r) {
       rows[r] = counted_.items[r].bundle + shape_.down_offset();
       values[r] = counted_.items[r].value;
     }
-    kernels_.accumulate(format_, rows, some, values, y_, nullptr);
+    accumulate(kernels_, format_, rows, some, values, rounds_hidden_, y_, nullptr);
     counted_.drop(some);
   }
 
@@ -187,9 +186,10 @@ class Layer {
   RowFormat format_;
   const Input& x_;
   const Activity* activity_;
+  const bool rounds_hidden_;
   float* y_;
-  Queue<Neuron> gated_;
-  Queue<Neuron> counted_;
+  Queue<Neuron, kRowsAtOnce> gated_;
+  Queue<Neuron, kColumnsAtOnce> counted_;
 };
 
 }  // namespace
@@ -201,8 +201,8 @@ float activate(hh_flash_activation activation, float value) {
 }
 
 void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
-                     size_t count, const Activity* activity, float* y) {
-  Layer(shape, kernels, x, activity, y).run(bundles, count);
+                     size_t count, const Activity* activity, bool rounds_hidden, float* y) {
+  Layer(shape, kernels, x, activity, rounds_hidden, y).run(bundles, count);
 }
 
 }  // namespace handheld::flash

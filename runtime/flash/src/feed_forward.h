@@ -19,8 +19,9 @@ struct Activity {
 float activate(hh_flash_activation activation, float value);
 
 // y += sum over the bundles of h * down, with h = activation(gate . x) * (up . x) or activation(up . x + bias).
-// Without `activity` every bundle counts.
+// Without `activity` every bundle counts. `rounds_hidden`: h times the scales of down is rounded to 8 bits, of int4 and int4m
+// rows.
 void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
-                     size_t count, const Activity* activity, float* y);
+                     size_t count, const Activity* activity, bool rounds_hidden, float* y);
 
 }  // namespace handheld::flash

@@ -36,6 +36,11 @@ class Rounding {
 void dots(const Kernels& kernels, const RowFormat& format, const uint8_t* const* rows, size_t count, const Input& x,
           float* out, const uint8_t* const* ahead);
 
+// y += coefficients[r] * rows[r], of any number of rows. Where `rounded` is set, int4 and int4m rows are multiplied in
+// integers, kColumnsAtOnce of them with one step. `ahead` as Kernels::dots.
+void accumulate(const Kernels& kernels, const RowFormat& format, const uint8_t* const* rows, size_t count,
+                const float* coefficients, bool rounded, float* y, const uint8_t* const* ahead);
+
 // out[i] = row i . x for i of first .. last: the part of a matrix-vector product that one thread does. `matrix` holds
 // rows of `format`, one after the other without gaps. Allocates nothing; any ranges may run at the same time.
 void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_t* matrix, size_t first, size_t last,

@@ -12,7 +12,8 @@
 
 namespace handheld::flash {
 
-constexpr size_t kRowsAtOnce = 4;  // rows per call of `dots` and `accumulate`, at most
+constexpr size_t kRowsAtOnce = 4;      // rows per call of `dots` and `accumulate`, at most
+constexpr size_t kColumnsAtOnce = 32;  // rows per call of `quantised_accumulate`, at most
 
 // An activation vector in int8 with one scale per group of as many values as a scale of the rows has.
 struct QuantisedVector {
@@ -38,6 +39,10 @@ struct Kernels {
   // `dots` in integers, of int8, int4 and int4m rows with the group size of x.
   void (*quantised_dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
                          float* out, const uint8_t* const* ahead);
+  // `accumulate` in integers, of int4 and int4m rows: a coefficient times a scale is rounded to 8 bits, with one step per
+  // group for all rows of a call.
+  void (*quantised_accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count,
+                               const float* coefficients, float* y, const uint8_t* const* ahead);
   // out[i] = rows i . x. A row is codes[d / 4], then fp16 scales[d / group_size]; rows follow each other without gaps.
   void (*ternary_dots)(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out);
 };

@@ -83,6 +83,7 @@ struct Simd {
 
 #include "kernels_rows.h"
 #include "kernels_quantised.h"
+#include "kernels_columns.h"
 #include "kernels_nibbles_x86.h"
 #include "kernels_ternary_x86.h"
 
@@ -90,7 +91,7 @@ struct Simd {
 
 const Kernels* avx512_kernels() {
   static constexpr Kernels kernels{HH_FLASH_KERNELS_AVX512, dots, accumulate, quantise, quantised_dots_x86,
-                                    ternary_dots};
+                                    quantised_accumulate, ternary_dots};
   return &kernels;
 }
 

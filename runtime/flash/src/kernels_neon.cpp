@@ -88,6 +88,29 @@ struct Simd {
 
 #include "kernels_rows.h"
 #include "kernels_quantised.h"
+#include "kernels_columns.h"
+
+inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
+  for (uint32_t b = 0; b < blocks; ++b) {
+    int16x8_t total[4];
+    UNROLL for (size_t v = 0; v < 4; ++v) total[v] = vdupq_n_s16(0);
+    for (size_t p = 0; p < columns.pairs; ++p) {
+      if (b == 0) __builtin_prefetch(columns.fetched[2 * p] + columns.fetched_at);
+      const int8_t* codes = reinterpret_cast<const int8_t*>(columns.codes + p) + 2 * columns.lanes[b];
+      UNROLL for (size_t c = 0; c < 2; ++c) {
+        const uint8x16_t packed = vld1q_u8(columns.rows[2 * p + c] + columns.at + 16 * b);
+        const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(packed, vdupq_n_u8(15)));
+        const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
+        const int8x8_t code = vdup_n_s8(codes[c]);
+        total[0] = vmlal_s8(total[0], vget_low_s8(low), code);
+        total[1] = vmlal_s8(total[1], vget_high_s8(low), code);
+        total[2] = vmlal_s8(total[2], vget_low_s8(high), code);
+        total[3] = vmlal_s8(total[3], vget_high_s8(high), code);
+      }
+    }
+    UNROLL for (size_t v = 0; v < 4; ++v) vst1q_s16(reinterpret_cast<int16_t*>(sums + 4 * b + v), total[v]);
+  }
+}
 
 // Two pairs of codes 0 .. 3 with bytes sum to at most 4 * 3 * 127, so 16 bits hold them.
 inline int16x8_t multiply_codes(uint8x8_t packed, const int8_t* x) {
@@ -138,7 +161,8 @@ void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, f
 }  // namespace
 
 const Kernels* neon_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, quantise, quantised_dots, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_NEON, dots, accumulate, quantise, quantised_dots,
+                                    quantised_accumulate, ternary_dots};
   return &kernels;
 }
 

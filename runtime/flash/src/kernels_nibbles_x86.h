@@ -1,5 +1,5 @@
 // Nibbles times rounded activations with 256-bit registers, included by the AVX2 and AVX-512 files after
-// kernels_quantised.h. In groups of 32, which is what checkpoints have mostly: two groups share all instructions, one in
+// kernels_quantised.h and kernels_columns.h. In groups of 32, which is what checkpoints have mostly: two groups share all instructions, one in
 // each half of a register, and scales stay in registers.
 
 inline float sum_lanes(__m256 a) {
@@ -147,4 +147,46 @@ inline void quantised_dots_x86(const RowFormat& format, const uint8_t* const* ro
   if (format.dtype == HH_FLASH_INT4M) return nibble_dots<Int4m>(format, rows, count, x, out, ahead);
   if (format.dtype == HH_FLASH_INT4) return nibble_dots<Int4>(format, rows, count, x, out, ahead);
   quantised_dots(format, rows, count, x, out, ahead);
+}
+
+// 16 bytes, or 32 of two blocks.
+template <uint32_t blocks>
+inline __m256i load_blocks_of(const uint8_t* from) {
+  if constexpr (blocks == 2) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  return _mm256_castsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+}
+
+// Of two columns, bytes are interleaved: one instruction multiplies both, each with its code.
+template <uint32_t blocks>
+inline void sum_pairs(const PairedColumns& columns, Shorts* sums) {
+  const auto bytes_of = [](uint32_t lane) { return _mm_set1_epi16(static_cast<short>(2 * lane | (2 * lane + 1) << 8)); };
+  const __m256i lanes = _mm256_set_m128i(bytes_of(columns.lanes[1]), bytes_of(columns.lanes[0]));
+  const __m256i nibble = _mm256_set1_epi8(15);
+  __m256i total[4];
+  UNROLL for (size_t v = 0; v < 4; ++v) total[v] = _mm256_setzero_si256();
+  for (size_t p = 0; p < columns.pairs; ++p) {
+    __builtin_prefetch(columns.fetched[2 * p] + columns.fetched_at);
+    const __m256i first = load_blocks_of<blocks>(columns.rows[2 * p] + columns.at);
+    const __m256i second = load_blocks_of<blocks>(columns.rows[2 * p + 1] + columns.at);
+    const __m128i all_codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(columns.codes + p));
+    const __m256i codes = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(all_codes), lanes);
+    const __m256i bytes[2] = {_mm256_unpacklo_epi8(first, second), _mm256_unpackhi_epi8(first, second)};
+    UNROLL for (size_t v = 0; v < 2; ++v) {
+      const __m256i low = _mm256_and_si256(bytes[v], nibble);
+      const __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes[v], 4), nibble);
+      total[v] = _mm256_add_epi16(total[v], _mm256_maddubs_epi16(low, codes));
+      total[2 + v] = _mm256_add_epi16(total[2 + v], _mm256_maddubs_epi16(high, codes));
+    }
+  }
+  UNROLL for (size_t v = 0; v < 4; ++v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + v), _mm256_castsi256_si128(total[v]));
+    if constexpr (blocks == 2) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums + 4 + v), _mm256_extracti128_si256(total[v], 1));
+    }
+  }
+}
+
+inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
+  if (blocks == 2) return sum_pairs<2>(columns, sums);
+  sum_pairs<1>(columns, sums);
 }

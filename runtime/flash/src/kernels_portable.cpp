@@ -98,6 +98,21 @@ struct Simd {
 
 #include "kernels_rows.h"
 #include "kernels_quantised.h"
+#include "kernels_columns.h"
+
+inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
+  for (uint32_t i = 0; i < blocks * kBlock; ++i) {
+    const uint32_t byte = i / kBlock * 16 + i % 16;
+    const uint32_t shift = i % kBlock < 16 ? 0 : 4;
+    int sum = 0;
+    for (size_t p = 0; p < columns.pairs; ++p) {
+      const int both = columns.codes[p][columns.lanes[i / kBlock]];
+      const int8_t codes[] = {static_cast<int8_t>(both & 255), static_cast<int8_t>(both >> 8)};
+      for (size_t c = 0; c < 2; ++c) sum += codes[c] * ((columns.rows[2 * p + c][columns.at + byte] >> shift) & 15);
+    }
+    sums[i / kEight][i % kEight] = static_cast<int16_t>(sum);
+  }
+}
 
 float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
   const uint8_t* scales = codes + x.d / 4;
@@ -124,7 +139,8 @@ void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, f
 }  // namespace
 
 const Kernels& portable_kernels() {
-  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, quantise, quantised_dots, ternary_dots};
+  static constexpr Kernels kernels{HH_FLASH_KERNELS_PORTABLE, dots, accumulate, quantise, quantised_dots,
+                                    quantised_accumulate, ternary_dots};
   return kernels;
 }
 

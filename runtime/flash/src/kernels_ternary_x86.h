@@ -28,6 +28,16 @@ inline Quarters load_quarters(const int8_t* values, uint32_t blocks) {
            _mm256_permute2x128_si256(a, c, 0x31), _mm256_permute2x128_si256(b, d, 0x31)}};
 }
 
+// So many values are put in that order once for all rows of a call; in vectors that are longer, for some rows at a time.
+constexpr uint32_t kArranged = 8192;
+
+inline void arrange(const QuantisedVector& x, int8_t* arranged) {
+  for (uint32_t at = 0; at < x.d; at += 4 * kBlock) {
+    const Quarters quarters = load_quarters(x.values + at, (x.d - at) / kBlock);
+    __builtin_memcpy(arranged + at, &quarters, sizeof quarters);
+  }
+}
+
 // Two sums for each of four blocks.
 inline __m256 multiply_codes(const Quarters& codes, const Quarters& x) {
 #ifdef __AVX512VNNI__
@@ -44,9 +54,8 @@ inline __m256 multiply_codes(const Quarters& codes, const Quarters& x) {
 #endif
 }
 
-// Four blocks, or at a row's end less: what follows may not be memory.
-inline __m256i load_blocks(const uint8_t* from, uint32_t blocks) {
-  if (blocks >= 4) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+// Less than four blocks at a row's end: what follows may not be memory.
+inline __m256i load_last(const uint8_t* from, uint32_t blocks) {
   const __m256i block = _mm256_setr_epi64x(0, 1, 2, 3);
   const __m256i there = _mm256_cmpgt_epi64(_mm256_set1_epi64x(blocks), block);
   return _mm256_maskload_epi64(reinterpret_cast<const long long*>(from), there);
@@ -61,7 +70,7 @@ inline __m128i load_last_half(const uint8_t* from) {
 // Some rows together, so that they share x and none waits for its own sums. The rows that follow are fetched meanwhile:
 // reading four rows and their scales in turn is more than a processor foresees.
 template <size_t rows_at_once>
-inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, float* out) {
+inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, const int8_t* arranged, float* out) {
   constexpr uint32_t kGroups = 8;  // whose scales are in a register
   __m256 total[rows_at_once];
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) total[r] = _mm256_setzero_ps();
@@ -70,6 +79,9 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
   // A block's number over this is its group's: times the inverse, which is exact for as many as eight groups have.
   constexpr int kShift = 26;
   const __m256i inverse = _mm256_set1_epi32(static_cast<int>(((1u << kShift) + blocks_of_group - 1) / blocks_of_group));
+  // Shifting is faster, where it does.
+  const bool is_power = (blocks_of_group & (blocks_of_group - 1)) == 0;
+  const int shift = is_power ? __builtin_ctz(blocks_of_group) : -1;
   const size_t stride = x.d / 4 + 2 * size_t{groups};
   const uint8_t* fetched = row[0] + rows_at_once * stride;
   const uint8_t* wanted = fetched;
@@ -86,20 +98,32 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
       products[r] = _mm256_mul_ps(wide, scale);
       total[r] = _mm256_fmadd_ps(wide, offset, total[r]);
     }
-    const uint32_t blocks = some * blocks_of_group;
     __m256i block = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-    for (uint32_t done = 0; done < blocks; done += 4) {
+    const auto add_four = [&](size_t at, const Quarters& values, auto load) {
       wanted += rows_at_once * stride * 4 / (x.d / kBlock) + 1;
       for (; fetched < wanted; fetched += 64) __builtin_prefetch(fetched);
-      const uint32_t left = blocks - done;
-      const size_t at = (size_t{begin} * blocks_of_group + done) * kBlock;
-      const Quarters values = load_quarters(x.values + at, left);
-      const __m256i group = _mm256_srli_epi32(_mm256_mullo_epi32(block, inverse), kShift);
+      const __m256i group =
+          shift < 0 ? _mm256_srli_epi32(_mm256_mullo_epi32(block, inverse), kShift) : _mm256_srli_epi32(block, shift);
       UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-        const __m256 sums = multiply_codes(spread_codes(load_blocks(row[r] + at / 4, left)), values);
+        const __m256 sums = multiply_codes(spread_codes(load(row[r] + at / 4)), values);
         total[r] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(products[r], group), sums, total[r]);
       }
       block = _mm256_add_epi32(block, _mm256_set1_epi32(4));
+    };
+    size_t at = size_t{begin} * x.group_size;
+    const size_t end = at + size_t{some} * x.group_size;
+    for (; at + 4 * kBlock <= end; at += 4 * kBlock) {
+      Quarters values;
+      if (arranged != nullptr) {
+        __builtin_memcpy(&values, arranged + at, sizeof values);
+      } else {
+        values = load_quarters(x.values + at, 4);
+      }
+      add_four(at, values, [](const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); });
+    }
+    if (at < end) {
+      const uint32_t blocks = static_cast<uint32_t>(end - at) / kBlock;
+      add_four(at, load_quarters(x.values + at, blocks), [&](const uint8_t* from) { return load_last(from, blocks); });
     }
   }
   for (size_t r = 0; r < rows_at_once; ++r) out[r] = sum_lanes(total[r]);
@@ -107,14 +131,20 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
 
 inline void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
   const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
+  int8_t room[kArranged];
+  const int8_t* arranged = nullptr;
+  if (x.d <= kArranged) {
+    arrange(x, room);
+    arranged = room;
+  }
   size_t i = 0;
   for (; i + kRowsAtOnce <= count; i += kRowsAtOnce) {
     const uint8_t* four[kRowsAtOnce];
     UNROLL for (size_t r = 0; r < kRowsAtOnce; ++r) four[r] = rows + (i + r) * stride;
-    ternary_dots_of<kRowsAtOnce>(four, x, out + i);
+    ternary_dots_of<kRowsAtOnce>(four, x, arranged, out + i);
   }
   for (; i < count; ++i) {
     const uint8_t* one = rows + i * stride;
-    ternary_dots_of<1>(&one, x, out + i);
+    ternary_dots_of<1>(&one, x, arranged, out + i);
   }
 }

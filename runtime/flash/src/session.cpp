@@ -175,7 +175,7 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
           activity = {*threshold, importance, positions_.data() + at, active};
         }
         compute_bundles(layout_.shape, kernels_, inputs_[token], bundles_.data() + at, some,
-                        threshold == nullptr ? nullptr : &activity,
+                        threshold == nullptr ? nullptr : &activity, rounds_hidden(),
                         partial_.get() + (part * block_ + token) * d_model);
       }
     }

@@ -76,6 +76,7 @@ class Session {
   void require_not_cancelled() const;
   const Kernels& kernels() const { return kernels_; }
   bool rounds_inputs() const { return (options_.techniques & HH_FLASH_INT8_ACTIVATIONS) != 0; }
+  bool rounds_hidden() const { return (options_.techniques & HH_FLASH_INT8_HIDDEN) != 0; }
   ComputePool& pool() { return compute_; }
 
  private:

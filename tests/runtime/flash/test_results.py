@@ -26,9 +26,12 @@ KERNELS = ("portable", "avx2", "avx512", "neon")
 
 
 def open_session(model: Model, rows: int | None = None, **options: Any) -> Session:
-    """A session whose table holds `rows` neurons over all layers, or all of them."""
+    """A session whose table holds `rows` neurons over all layers, or all of them.
+
+    Without `int8_hidden`: its results depend, within a rounding, on which neurons are computed together.
+    """
     pack = open_pack(model.path)
-    options = {"reader_threads": 3, **options}
+    options = {"reader_threads": 3, "int8_hidden": False, **options}
     if rows is None:
         return pack.session(SessionOptions(budget_bytes=PLENTY, **options))
     floor = pack.floor_bytes(SessionOptions(budget_bytes=0, **{**options, "pinned_neurons": 0}))
@@ -68,6 +71,24 @@ def test_activations_are_rounded_unless_that_is_switched_off(make_model: Callabl
         np.testing.assert_allclose(open_session(model).ffn(0, x, mode), rounded, **TOLERANCE)
         plain = open_session(model, int8_activations=False)
         np.testing.assert_allclose(plain.ffn(0, x, mode), exact, **TOLERANCE)
+
+
+@pytest.mark.parametrize("mode", ["dense", "exact", "selected"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_down_parts_of_nibbles_are_rounded_unless_that_is_switched_off(
+    make_model: Callable[..., Model], dtype: str, mode: str
+) -> None:
+    model = make_model(dtype=dtype, d_model=192, d_ff=300, threshold=0.01)
+    x, neurons = model.x(), model.neurons(70) if mode == "selected" else None
+    rounded, plain = (
+        open_session(model, pinned_neurons=UNLIMITED, int8_hidden=hidden).ffn(0, x, mode, neurons)
+        for hidden in (True, False)
+    )
+    if dtype in ("int4", "int4m"):
+        # Half a step of 127 is 0.4 % of a group's largest value, and sums of many neurons average it.
+        assert 1e-4 < np.linalg.norm(rounded - plain) / np.linalg.norm(plain) < 1e-2
+    else:
+        np.testing.assert_array_equal(rounded, plain)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -112,7 +133,7 @@ def test_results_repeat_to_the_bit(make_model: Callable[..., Model]) -> None:
     model = make_model(d_model=512, d_ff=700)
     outputs = []
     for io_uring in (True, True, False):
-        session = open_session(model, 200, reader_threads=5, io_uring=io_uring)
+        session = open_session(model, 200, reader_threads=5, io_uring=io_uring, int8_hidden=True)
         rng = np.random.default_rng(1)
         run = []
         for _ in range(4):

@@ -101,9 +101,12 @@ enum {
   HH_FLASH_IO_URING = 8, /* reads go through Linux' io_uring where it has and allows one; never on Android */
   HH_FLASH_NEIGHBOURS = 16, /* selected mode: within 16 KiB where a neuron is read anyway, miss_weight holds no other
                               back, as reading on costs little; with select_share these come on top of the share */
-  HH_FLASH_INT8_ACTIVATIONS = 32 /* int8, int4 and int4m rows that are multiplied with activations take them rounded to
+  HH_FLASH_INT8_ACTIVATIONS = 32, /* int8, int4 and int4m rows that are multiplied with activations take them rounded to
                               8 bits, with a scale for as many of them as a scale of the rows has, and multiply
                               integers; what is not quantised is computed in fp32 all the same */
+  HH_FLASH_INT8_HIDDEN = 64 /* int4 and int4m: h times a scale of the neuron's down part is rounded to 8 bits, with one
+                              step for that group of up to 32 neurons, and integers are added up; results depend, within
+                              that rounding, on which neurons are computed together */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */

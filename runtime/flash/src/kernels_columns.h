@@ -1,0 +1,175 @@
+// Sums of down columns of nibbles, in integers: included after kernels_rows.h, and written over the same `Simd`.
+//
+// A column adds to y its coefficient times its scales times its nibbles. The first two are rounded to 8 bits, with one step
+// per group for all columns of a call, so that products of many columns add up in 16 bits before anything is converted.
+
+// Compilers make of these what an instruction set has.
+using Floats = float __attribute__((vector_size(32)));
+using Ints = int32_t __attribute__((vector_size(32)));
+using Shorts = int16_t __attribute__((vector_size(16)));
+
+constexpr uint32_t kEight = 8;  // lanes of these, and groups whose scales are treated at once
+
+struct PairedColumns {
+  const uint8_t* const* rows;  // of pair p 2 p and 2 p + 1
+  size_t pairs;
+  uint32_t at;          // bytes from a row's start to the first of two blocks
+  const Shorts* codes;  // of each pair and group: the first column's in the lower byte, the second's in the upper one
+  uint32_t lanes[2];    // each block's in `codes`
+  const uint8_t* const* fetched;  // of pair p 2 p: the byte that is needed soon
+  uint32_t fetched_at;
+};
+
+// sums[4 b + v]: of weights 8 v .. 8 v + 7 of block b. Each instruction set's file defines it.
+inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums);
+
+// Of 16 numbers the even and the odd ones, each in the order in which instruction sets give them: 0 1 4 5 2 3 6 7.
+inline void split(const float* from, Floats& even, Floats& odd) {
+  Floats a;
+  Floats b;
+  __builtin_memcpy(&a, from, sizeof a);
+  __builtin_memcpy(&b, from + kEight, sizeof b);
+#if defined(__clang__)
+  even = __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
+  odd = __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
+#else
+  even = __builtin_shuffle(a, b, Ints{0, 2, 8, 10, 4, 6, 12, 14});
+  odd = __builtin_shuffle(a, b, Ints{1, 3, 9, 11, 5, 7, 13, 15});
+#endif
+}
+
+// The coefficients of a call's columns times their scales in some groups, rounded.
+template <typename Weights>
+struct RoundedColumns {
+  Shorts codes[kColumnsAtOnce / 2];
+  float steps[kEight];
+  float added[kEight];  // what does not depend on the nibbles
+
+  static constexpr uint32_t lane(uint32_t group) {
+    return Weights::halves == 2 ? (group & 1) | (group & 2) << 1 | (group & 4) >> 1 : group;
+  }
+
+  // `fetched` of each row at that byte is needed soon; null: nothing is.
+  void round(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+             uint32_t first, uint32_t groups, const uint8_t* const* fetched, size_t fetched_at) {
+    Floats products[kColumnsAtOnce];
+    Floats sum{};
+    Floats minimums{};
+    Floats magnitudes{};
+    Ints largest{};
+    for (size_t r = 0; r < count; ++r) {
+      if (fetched != nullptr) __builtin_prefetch(fetched[r] + fetched_at);
+      const uint8_t* scales = rows[r] + Weights::row_bytes(format.d) + 2 * size_t{first} * Weights::halves;
+      // 16 are converted, and what follows a row's last one may not be memory.
+      uint8_t copied[2 * kHalves] = {};
+      if (groups < kEight) {
+        __builtin_memcpy(copied, scales, 2 * size_t{groups} * Weights::halves);
+        scales = copied;
+      } else if (Weights::halves == 1) {
+        __builtin_memcpy(copied, scales, 2 * kEight);
+        scales = copied;
+      }
+      float halves[kHalves];
+      Simd::halves(scales, coefficients[r], halves);
+      if constexpr (Weights::halves == 2) {
+        Floats odd;
+        split(halves, products[r], odd);
+        minimums += odd;
+      } else {
+        __builtin_memcpy(&products[r], halves, sizeof products[r]);
+      }
+      sum += products[r];
+      const Ints bits = (Ints)products[r] & 0x7fffffff;
+      magnitudes += (Floats)bits;
+      largest = bits > largest ? bits : largest;
+    }
+    // 16 bits hold 15 times what the magnitudes of codes sum to, of which rounding is up to a half for each.
+    constexpr float kMostCodes = 32767 / 15 - kColumnsAtOnce / 2;
+    const Floats by_sum = magnitudes * (1 / kMostCodes);
+    const Floats by_largest = (Floats)largest * (1.0f / 127);
+    const Floats step = by_sum > by_largest ? by_sum : by_largest;
+    // What is not finite shows in y through its step. The inverse of a tiny number may not be finite.
+    const Ints finite = magnitudes < 0x1p127f;
+    const Floats inverse = (Floats)((Ints)(1.0f / step) & finite & (step > 0x1p-120f));
+    const Floats shown = finite ? step : magnitudes;
+    Ints total{};
+    if (count % 2 == 1) products[count] = Floats{};
+    for (size_t r = 0; r < count; r += 2) {
+      // 3 * 2^22 leaves no bits for a fraction: the lowest ones are the rounded number.
+      const Ints even = (Ints)(products[r] * inverse + 0x1.8p23f);
+      const Ints odd = (Ints)(products[r + 1] * inverse + 0x1.8p23f);
+      total += (even - 0x4b400000) + (odd - 0x4b400000);
+      codes[r / 2] = __builtin_convertvector((even & 255) | (odd << 8), Shorts);
+    }
+    if constexpr (Weights::halves == 1) minimums = -Weights::above * sum;
+    // Codes are to differ from what they stand for where nibbles differ from their middle, and nowhere else.
+    minimums += 7.5f * (sum - shown * __builtin_convertvector(total, Floats));
+    __builtin_memcpy(steps, &shown, sizeof steps);
+    __builtin_memcpy(added, &minimums, sizeof added);
+  }
+};
+
+// y += step * sums + added, of a block.
+inline void add_block(const Shorts* sums, float step, float added, float* y) {
+  UNROLL for (uint32_t v = 0; v < kBlock / kEight; ++v) {
+    Floats out;
+    __builtin_memcpy(&out, y + v * kEight, sizeof out);
+    out += added + step * __builtin_convertvector(sums[v], Floats);
+    __builtin_memcpy(y + v * kEight, &out, sizeof out);
+  }
+}
+
+template <typename Weights>
+void accumulate_columns(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+                        float* y, const uint8_t* const* ahead) {
+  const size_t pairs = (count + 1) / 2;
+  const uint8_t* row[kColumnsAtOnce];
+  const uint8_t* next[kColumnsAtOnce];
+  for (size_t r = 0; r < 2 * pairs; ++r) {
+    // A column that is missing in the last pair has code 0.
+    const size_t there = r < count ? r : count - 1;
+    row[r] = rows[there];
+    next[r] = ahead == nullptr ? rows[there] : ahead[there];
+  }
+  const uint32_t shift = static_cast<uint32_t>(__builtin_ctz(format.group_size));
+  const uint32_t stretch = kEight << shift;
+  // So far in a row, or on in the next one, is fetched what comes: what all rows need at once would not fit the nearest
+  // cache, and asked for all at once would be waited for.
+  const uint32_t far = format.d < 1024 ? format.d : 1024;
+  const auto soon = [&](uint32_t at) { return at + far < format.d ? row : next; };
+  const auto soon_at = [&](uint32_t at) { return at + far < format.d ? at + far : at + far - format.d; };
+  RoundedColumns<Weights> columns;
+  for (uint32_t begin = 0; begin < format.d; begin += stretch) {
+    const uint32_t end = format.d - begin < stretch ? format.d : begin + stretch;
+    const uint32_t scales_at = 2 * Weights::halves * (soon_at(begin) >> shift);
+    columns.round(format, row, count, coefficients, begin >> shift, (end - begin) >> shift,
+                  scales_at % 64 == 0 ? soon(begin) : nullptr, Weights::row_bytes(format.d) + scales_at);
+    for (uint32_t at = begin; at < end; at += 2 * kBlock) {
+      const uint32_t blocks = end - at < 2 * kBlock ? 1 : 2;
+      const uint32_t lanes[2] = {columns.lane((at - begin) >> shift),
+                                 columns.lane((at - begin + (blocks - 1) * kBlock) >> shift)};
+      // A cache line has the nibbles of two steps: one fetches those of the first columns of all pairs, one the others'.
+      const size_t column = at / (2 * kBlock) % 2;
+      Shorts sums[2 * kBlock / kEight];
+      sum_columns({row, pairs, at / 2, columns.codes, {lanes[0], lanes[1]}, soon(at) + column, soon_at(at) / 128 * 64},
+                  blocks, sums);
+      for (uint32_t b = 0; b < blocks; ++b) {
+        add_block(sums + b * kBlock / kEight, columns.steps[lanes[b]], columns.added[lanes[b]], y + at + b * kBlock);
+      }
+    }
+  }
+}
+
+void quantised_accumulate(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
+                          float* y, const uint8_t* const* ahead) {
+  switch (format.dtype) {
+    case HH_FLASH_INT4:
+      return accumulate_columns<Int4>(format, rows, count, coefficients, y, ahead);
+    case HH_FLASH_INT4M:
+      return accumulate_columns<Int4m>(format, rows, count, coefficients, y, ahead);
+    case HH_FLASH_INT8:
+    case HH_FLASH_FP32:
+    case HH_FLASH_FP16:
+      return;  // products of bytes do not add up in 16 bits, and the others have no scales
+  }
+}
