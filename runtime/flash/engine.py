@@ -32,6 +32,7 @@ _TECHNIQUES = {
     "neighbours": 16,
     "int8_activations": 32,
     "int8_hidden": 64,
+    "gate_first": 128,
 }
 _KERNELS = {"auto": 0, "portable": 1, "avx2": 2, "avx512": 3, "neon": 4}
 _SELECTORS = {"pack": 0, "hot": 3}
@@ -44,7 +45,8 @@ class SessionOptions:
     """How a session computes; flash.h has the details of each field.
 
     budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
-    compute_resident, io_uring, neighbours, int8_activations, int8_hidden) are there to measure what each is worth.
+    compute_resident, io_uring, neighbours, int8_activations, int8_hidden, gate_first) are there to measure what each is
+    worth.
     """
 
     budget_bytes: int
@@ -63,6 +65,7 @@ class SessionOptions:
     neighbours: bool = True
     int8_activations: bool = True
     int8_hidden: bool = True
+    gate_first: bool = True
     kernels: str = "auto"
     selector: str = "pack"
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr uint32_t kAllTechniques =
     HH_FLASH_BUNDLING | HH_FLASH_MERGING | HH_FLASH_COMPUTE_RESIDENT | HH_FLASH_IO_URING | HH_FLASH_NEIGHBOURS |
-    HH_FLASH_INT8_ACTIVATIONS | HH_FLASH_INT8_HIDDEN;
+    HH_FLASH_INT8_ACTIVATIONS | HH_FLASH_INT8_HIDDEN | HH_FLASH_GATE_FIRST;
 constexpr uint32_t kMaxReaders = 256;
 constexpr uint32_t kMaxComputeThreads = 64;
 constexpr uint32_t kMaxChunkBytes = 64u << 20;

@@ -43,8 +43,8 @@ struct Kernels {
   // group for all rows of a call.
   void (*quantised_accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count,
                                const float* coefficients, float* y, const uint8_t* const* ahead);
-  // out[i] = rows i . x. A row is codes[d / 4], then fp16 scales[d / group_size]; rows follow each other without gaps.
-  void (*ternary_dots)(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out);
+  // out[i] = rows[i] . x, of any number of rows. A row is codes[d / 4], then fp16 scales[d / group_size].
+  void (*ternary_dots)(const uint8_t* const* rows, size_t count, const QuantisedVector& x, float* out);
 };
 
 // Throws Error(HH_FLASH_UNSUPPORTED) for what this processor or build does not have.

@@ -144,18 +144,10 @@ void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, float*
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) out[r] = vaddvq_f32(total[r]) + offset[r];
 }
 
-void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
-  const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
+void ternary_dots(const uint8_t* const* rows, size_t count, const QuantisedVector& x, float* out) {
   size_t i = 0;
-  for (; i + kRowsAtOnce <= count; i += kRowsAtOnce) {
-    const uint8_t* four[kRowsAtOnce];
-    UNROLL for (size_t r = 0; r < kRowsAtOnce; ++r) four[r] = rows + (i + r) * stride;
-    ternary_dots_of<kRowsAtOnce>(four, x, out + i);
-  }
-  for (; i < count; ++i) {
-    const uint8_t* one = rows + i * stride;
-    ternary_dots_of<1>(&one, x, out + i);
-  }
+  for (; i + kRowsAtOnce <= count; i += kRowsAtOnce) ternary_dots_of<kRowsAtOnce>(rows + i, x, out + i);
+  for (; i < count; ++i) ternary_dots_of<1>(rows + i, x, out + i);
 }
 
 }  // namespace

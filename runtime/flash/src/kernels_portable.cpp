@@ -131,9 +131,8 @@ float ternary_dot(const uint8_t* codes, const QuantisedVector& x) {
   return total;
 }
 
-void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
-  const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
-  for (size_t i = 0; i < count; ++i) out[i] = ternary_dot(rows + i * stride, x);
+void ternary_dots(const uint8_t* const* rows, size_t count, const QuantisedVector& x, float* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = ternary_dot(rows[i], x);
 }
 
 }  // namespace

@@ -28,8 +28,8 @@ inline Quarters load_quarters(const int8_t* values, uint32_t blocks) {
            _mm256_permute2x128_si256(a, c, 0x31), _mm256_permute2x128_si256(b, d, 0x31)}};
 }
 
-// So many values are put in that order once for all rows of a call; in vectors that are longer, for some rows at a time.
-constexpr uint32_t kArranged = 8192;
+// So many values are put in that order, once for all rows of a call.
+constexpr uint32_t kArranged = 16384;
 
 inline void arrange(const QuantisedVector& x, int8_t* arranged) {
   for (uint32_t at = 0; at < x.d; at += 4 * kBlock) {
@@ -67,10 +67,11 @@ inline __m128i load_last_half(const uint8_t* from) {
   return _mm_cvtsi32_si128(half);
 }
 
-// Some rows together, so that they share x and none waits for its own sums. The rows that follow are fetched meanwhile:
-// reading four rows and their scales in turn is more than a processor foresees.
+// Some rows together, so that they share x and none waits for its own sums. `next` are fetched meanwhile: reading four rows
+// and their scales in turn is more than a processor foresees.
 template <size_t rows_at_once>
-inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x, const int8_t* arranged, float* out) {
+inline void ternary_dots_of(const uint8_t* const* row, const uint8_t* const* next, const QuantisedVector& x,
+                            const int8_t* arranged, float* out) {
   constexpr uint32_t kGroups = 8;  // whose scales are in a register
   __m256 total[rows_at_once];
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) total[r] = _mm256_setzero_ps();
@@ -82,29 +83,29 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
   // Shifting is faster, where it does.
   const bool is_power = (blocks_of_group & (blocks_of_group - 1)) == 0;
   const int shift = is_power ? __builtin_ctz(blocks_of_group) : -1;
-  const size_t stride = x.d / 4 + 2 * size_t{groups};
-  const uint8_t* fetched = row[0] + rows_at_once * stride;
-  const uint8_t* wanted = fetched;
   for (uint32_t begin = 0; begin < groups; begin += kGroups) {
     const uint32_t some = groups - begin < kGroups ? groups - begin : kGroups;
     const __m256 scale = load_floats(x.scales + begin, some);
     const __m256 offset = load_floats(x.offsets + begin, some);
+    const size_t scales_at = x.d / 4 + 2 * size_t{begin};
     __m256 products[rows_at_once];
     UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-      const uint8_t* from = row[r] + x.d / 4 + 2 * size_t{begin};
+      if (2 * begin % 64 == 0) __builtin_prefetch(next[r] + scales_at);
       // Of one block, there are not 16 bytes.
-      const __m128i halves = x.d == kBlock ? load_last_half(from) : load_halves(from, some);
+      const __m128i halves = x.d == kBlock ? load_last_half(row[r] + scales_at) : load_halves(row[r] + scales_at, some);
       const __m256 wide = _mm256_cvtph_ps(halves);
       products[r] = _mm256_mul_ps(wide, scale);
       total[r] = _mm256_fmadd_ps(wide, offset, total[r]);
     }
     __m256i block = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
-    const auto add_four = [&](size_t at, const Quarters& values, auto load) {
-      wanted += rows_at_once * stride * 4 / (x.d / kBlock) + 1;
-      for (; fetched < wanted; fetched += 64) __builtin_prefetch(fetched);
+    const auto add_four = [&](size_t at, auto load) {
+      Quarters values;
+      __builtin_memcpy(&values, arranged + at, sizeof values);
       const __m256i group =
           shift < 0 ? _mm256_srli_epi32(_mm256_mullo_epi32(block, inverse), kShift) : _mm256_srli_epi32(block, shift);
+      const bool new_line = at / 4 % 64 == 0;
       UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+        if (new_line) __builtin_prefetch(next[r] + at / 4);
         const __m256 sums = multiply_codes(spread_codes(load(row[r] + at / 4)), values);
         total[r] = _mm256_fmadd_ps(_mm256_permutevar8x32_ps(products[r], group), sums, total[r]);
       }
@@ -113,38 +114,23 @@ inline void ternary_dots_of(const uint8_t* const* row, const QuantisedVector& x,
     size_t at = size_t{begin} * x.group_size;
     const size_t end = at + size_t{some} * x.group_size;
     for (; at + 4 * kBlock <= end; at += 4 * kBlock) {
-      Quarters values;
-      if (arranged != nullptr) {
-        __builtin_memcpy(&values, arranged + at, sizeof values);
-      } else {
-        values = load_quarters(x.values + at, 4);
-      }
-      add_four(at, values, [](const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); });
+      add_four(at, [](const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); });
     }
-    if (at < end) {
-      const uint32_t blocks = static_cast<uint32_t>(end - at) / kBlock;
-      add_four(at, load_quarters(x.values + at, blocks), [&](const uint8_t* from) { return load_last(from, blocks); });
-    }
+    const uint32_t left = static_cast<uint32_t>(end - at) / kBlock;
+    if (left != 0) add_four(at, [&](const uint8_t* from) { return load_last(from, left); });
   }
   for (size_t r = 0; r < rows_at_once; ++r) out[r] = sum_lanes(total[r]);
 }
 
-inline void ternary_dots(const uint8_t* rows, size_t count, const QuantisedVector& x, float* out) {
-  const size_t stride = x.d / 4 + 2 * size_t{x.d / x.group_size};
-  int8_t room[kArranged];
-  const int8_t* arranged = nullptr;
-  if (x.d <= kArranged) {
-    arrange(x, room);
-    arranged = room;
-  }
+inline void ternary_dots(const uint8_t* const* rows, size_t count, const QuantisedVector& x, float* out) {
+  if (x.d > kArranged) return portable_kernels().ternary_dots(rows, count, x, out);
+  int8_t arranged[kArranged];
+  arrange(x, arranged);
   size_t i = 0;
   for (; i + kRowsAtOnce <= count; i += kRowsAtOnce) {
-    const uint8_t* four[kRowsAtOnce];
-    UNROLL for (size_t r = 0; r < kRowsAtOnce; ++r) four[r] = rows + (i + r) * stride;
-    ternary_dots_of<kRowsAtOnce>(four, x, arranged, out + i);
+    const uint8_t* next[kRowsAtOnce];
+    UNROLL for (size_t r = 0; r < kRowsAtOnce; ++r) next[r] = rows[i + kRowsAtOnce + r < count ? i + kRowsAtOnce + r : i];
+    ternary_dots_of<kRowsAtOnce>(rows + i, next, x, arranged, out + i);
   }
-  for (; i < count; ++i) {
-    const uint8_t* one = rows + i * stride;
-    ternary_dots_of<1>(&one, x, arranged, out + i);
-  }
+  for (; i < count; ++i) ternary_dots_of<1>(rows + i, rows + i, x, arranged, out + i);
 }

@@ -5,7 +5,7 @@
 #include <functional>
 #include <limits>
 
-#include "feed_forward.h"
+#include "input.h"
 
 namespace handheld::flash {
 namespace {
@@ -24,34 +24,32 @@ Part part_of(uint32_t first, uint32_t last, uint32_t part, size_t parts) {
   return {first + static_cast<uint32_t>(count * part / parts), first + static_cast<uint32_t>(count * (part + 1) / parts)};
 }
 
-constexpr float kNoNoise[2] = {};
-
-// The root of the mean of h^2, where `products` are of coarse rows: the gate's and up's, or up's alone.
-float expected_activation(const BundleShape& shape, const float* products, float bias, const float* noise) {
-  const float up = products[shape.gated ? 1 : 0] + bias;
-  const float activated = activate(shape.activation, shape.gated ? products[0] : up);
-  const float energy = activated * activated + noise[0];
-  return std::sqrt(shape.gated ? energy * (up * up + noise[1]) : energy);
-}
-
 }  // namespace
 
-Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
-                   float miss_weight, bool neighbours)
-    : pack_(pack), kernels_(kernels), pool_(pool), kind_(kind), share_(share), miss_weight_(miss_weight),
-      rounding_(kind == HH_FLASH_SELECTOR_TERNARY ? pack.layout().shape.d_model : 0) {
+Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool,
+                   const hh_flash_session_options& options)
+    : pack_(pack),
+      kernels_(kernels),
+      pool_(pool),
+      kind_(options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : pack.layout().selector),
+      share_(options.select_share),
+      miss_weight_(options.miss_weight) {
   const Layout& layout = pack.layout();
+  const bool neighbours = (options.techniques & HH_FLASH_NEIGHBOURS) != 0;
   neighbourhood_ = neighbours ? std::max(1u, kNeighbourhoodBytes / layout.bundle_stride) : 1;
-  if (kind == HH_FLASH_SELECTOR_LOW_RANK || kind == HH_FLASH_SELECTOR_TERNARY) {
+  if (kind_ == HH_FLASH_SELECTOR_LOW_RANK || kind_ == HH_FLASH_SELECTOR_TERNARY) {
     scores_.resize(layout.d_ff);
     sorted_.resize(layout.d_ff);
   }
-  if (kind == HH_FLASH_SELECTOR_LOW_RANK) hidden_.resize(layout.selector_size);
+  if (kind_ == HH_FLASH_SELECTOR_LOW_RANK) hidden_.resize(layout.selector_size);
+  if (kind_ == HH_FLASH_SELECTOR_TERNARY) {
+    ternary_.emplace(pack, kernels, pool, (options.techniques & HH_FLASH_GATE_FIRST) != 0);
+  }
 }
 
 uint64_t Selector::scratch_bytes(const Layout& layout) {
   const uint64_t hidden = uint64_t{layout.selector_size} * sizeof(float);
-  return uint64_t{layout.d_ff} * 2 * sizeof(float) + std::max(Rounding::bytes(layout.shape.d_model), hidden);
+  return uint64_t{layout.d_ff} * 2 * sizeof(float) + std::max(TernaryScores::bytes(layout), hidden);
 }
 
 size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const Table* table, uint32_t* selected) {
@@ -59,24 +57,26 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const 
   // A share is of all neurons, so all of them are ranked.
   const uint32_t first = share_ == 0 ? skipped : 0;
   if (first == pack_.layout().d_ff) return 0;
+  const Misses misses{miss_weight_ == 1 ? nullptr : table, miss_weight_};
   switch (kind_) {
     case HH_FLASH_SELECTOR_LOW_RANK:
       score_low_rank(tensors, x, first);
       break;
     case HH_FLASH_SELECTOR_TERNARY:
-      score_ternary(tensors, x, first);
+      // Of a share, no score is known beforehand to be too low.
+      ternary_->score(layer, x, first, share_ == 0 ? tensors.selector_threshold : 0, misses, scores_.data());
       break;
     case HH_FLASH_SELECTOR_HOT:
       return 0;
     default:
       fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
   }
-  if (table == nullptr || miss_weight_ == 1) return take(first, cut(tensors), selected);
-  weigh_misses(*table, first);
+  if (misses.table == nullptr) return take(first, cut(tensors), selected);
+  weigh(misses, first);
   const float lowest = cut(tensors);
   // Scores that are not positive were not weighed.
   if (neighbourhood_ == 1 || lowest <= 0) return take(first, lowest, selected);
-  return take_with_neighbours(*table, first, lowest, selected);
+  return take_with_neighbours(misses, first, lowest, selected);
 }
 
 // What scores above `lowest`. Without branches, which could not be foreseen; there is room, as no more than i are selected
@@ -90,28 +90,54 @@ size_t Selector::take(uint32_t first, float lowest, uint32_t* selected) const {
   return count;
 }
 
-size_t Selector::take_with_neighbours(const Table& table, uint32_t first, float lowest, uint32_t* selected) const {
-  const uint32_t d_ff = pack_.layout().d_ff;
-  const auto missing = [&](uint32_t i) { return table.row_of(i) == Table::kNone; };
+size_t Selector::take_with_neighbours(const Misses& misses, uint32_t first, float lowest, uint32_t* selected) {
+  if (ternary_) complete_neighbours(misses, first, lowest, selected);
   size_t count = 0;
-  for (uint32_t at = first; at < d_ff;) {
-    const uint32_t end = std::min(d_ff, (at / neighbourhood_ + 1) * neighbourhood_);
-    bool reads = false;
-    for (uint32_t i = at; i < end; ++i) reads |= missing(i) && scores_[i] > lowest;
-    const float lowest_missing = reads ? lowest * miss_weight_ : lowest;
+  by_neighbourhood(first, [&](uint32_t at, uint32_t end) {
+    const float lowest_missing = reads(misses, at, end, lowest) ? lowest * misses.weight : lowest;
     for (; at < end; ++at) {
       selected[count] = at;
-      count += scores_[at] > (missing(at) ? lowest_missing : lowest) ? 1 : 0;
+      count += scores_[at] > (misses.has(at) ? lowest_missing : lowest) ? 1 : 0;
     }
-  }
+  });
   return count;
 }
 
-void Selector::weigh_misses(const Table& table, uint32_t first) {
+// Whole scores are what counts beside a neuron that is read, so nothing may be left out there that has to be read.
+void Selector::complete_neighbours(const Misses& misses, uint32_t first, float lowest, uint32_t* scratch) {
+  size_t count = 0;
+  by_neighbourhood(first, [&](uint32_t at, uint32_t end) {
+    if (!reads(misses, at, end, lowest)) return;
+    for (; at < end; ++at) {
+      scratch[count] = at;
+      count += scores_[at] == TernaryScores::kLeftOut && misses.has(at) ? 1 : 0;
+    }
+  });
+  ternary_->complete(scratch, count, scores_.data());
+  for (size_t i = 0; i < count; ++i) scores_[scratch[i]] *= misses.weight;
+}
+
+// Calls use(begin, end) for all positions from `first` on.
+template <typename Use>
+void Selector::by_neighbourhood(uint32_t first, Use use) const {
+  const uint32_t d_ff = pack_.layout().d_ff;
+  for (uint32_t at = first; at < d_ff;) {
+    const uint32_t end = std::min(d_ff, (at / neighbourhood_ + 1) * neighbourhood_);
+    use(at, end);
+    at = end;
+  }
+}
+
+bool Selector::reads(const Misses& misses, uint32_t first, uint32_t last, float lowest) const {
+  bool any = false;
+  for (uint32_t i = first; i < last; ++i) any |= misses.has(i) && scores_[i] > lowest;
+  return any;
+}
+
+void Selector::weigh(const Misses& misses, uint32_t first) {
   for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
     // A score below zero would rise.
-    const bool weighed = table.row_of(i) == Table::kNone && scores_[i] > 0;
-    scores_[i] *= weighed ? miss_weight_ : 1.0f;
+    scores_[i] *= misses.has(i) && scores_[i] > 0 ? misses.weight : 1.0f;
   }
 }
 
@@ -143,30 +169,6 @@ void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint3
     multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, {hidden_.data(), nullptr}, scores_.data());
     if (tensors.selector_bias == nullptr) return;
     for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
-  });
-}
-
-void Selector::score_ternary(const LayerTensors& tensors, const float* x, uint32_t first) {
-  const Layout& layout = pack_.layout();
-  const BundleShape& shape = layout.shape;
-  const QuantisedVector& input = rounding_.round(kernels_, x, shape.d_model, layout.selector_size);
-  const size_t row_bytes = ternary_row_bytes(layout);
-  const size_t rows = shape.gated ? 2 : 1;  // of a neuron: gate and up, or up alone
-  const size_t parts = kPartsPerThread * pool_.threads();
-  pool_.run(parts, [&](uint32_t index, uint32_t) {
-    const Part part = part_of(first, layout.d_ff, index, parts);
-    constexpr uint32_t kNeurons = 64;
-    float products[2 * kNeurons];
-    for (uint32_t at = part.first; at < part.last; at += kNeurons) {
-      const uint32_t some = std::min(kNeurons, part.last - at);
-      kernels_.ternary_dots(tensors.selector_rows + at * row_bytes, some * rows, input, products);
-      for (uint32_t i = 0; i < some; ++i) {
-        const float bias = tensors.selector_bias == nullptr ? 0 : tensors.selector_bias[at + i];
-        const float* noise = tensors.selector_noise == nullptr ? kNoNoise : tensors.selector_noise + (at + i) * rows;
-        scores_[at + i] = expected_activation(shape, products + i * rows, bias, noise) *
-                          (tensors.importance == nullptr ? 1.0f : tensors.importance[at + i]);
-      }
-    }
   });
 }
 

@@ -2,24 +2,22 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "compute_pool.h"
-#include "input.h"
-#include "memory.h"
 #include "pack.h"
 #include "table.h"
+#include "ternary.h"
 
 namespace handheld::flash {
 
 // One of these serves all layers of a session; it holds scratch memory only.
 class Selector {
  public:
-  // `share`: 0 selects what scores above the pack's threshold, else that share of the neurons. `miss_weight`: what the
-  // score of a neuron counts for that has to be read (gamma of arXiv 2412.01380). `neighbours`: that is not held against
-  // those beside one that is read all the same.
-  Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, hh_flash_selector kind, float share,
-           float miss_weight, bool neighbours);
+  // Of the options: selector, select_share, miss_weight (gamma of arXiv 2412.01380), HH_FLASH_NEIGHBOURS and
+  // HH_FLASH_GATE_FIRST.
+  Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, const hh_flash_session_options& options);
 
   // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
   // threshold decides, the first `skipped` positions are left out, as they are computed anyway. `table` has what is
@@ -31,11 +29,14 @@ class Selector {
  private:
   // Sets scores_[first ..].
   void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first);
-  void score_ternary(const LayerTensors& tensors, const float* x, uint32_t first);
-  void weigh_misses(const Table& table, uint32_t first);
+  void weigh(const Misses& misses, uint32_t first);
   float cut(const LayerTensors& tensors);
   size_t take(uint32_t first, float lowest, uint32_t* selected) const;
-  size_t take_with_neighbours(const Table& table, uint32_t first, float lowest, uint32_t* selected) const;
+  size_t take_with_neighbours(const Misses& misses, uint32_t first, float lowest, uint32_t* selected);
+  template <typename Use>
+  void by_neighbourhood(uint32_t first, Use use) const;
+  bool reads(const Misses& misses, uint32_t first, uint32_t last, float lowest) const;
+  void complete_neighbours(const Misses& misses, uint32_t first, float lowest, uint32_t* scratch);
 
   const Pack& pack_;
   const Kernels& kernels_;
@@ -46,8 +47,8 @@ class Selector {
   uint32_t neighbourhood_;  // positions; 1: nothing but the neuron itself
   std::vector<float> scores_;
   std::vector<float> sorted_;
-  std::vector<float> hidden_;    // low-rank: A x
-  Rounding rounding_;            // ternary: x in int8
+  std::vector<float> hidden_;  // low-rank: A x
+  std::optional<TernaryScores> ternary_;
 };
 
 }  // namespace handheld::flash

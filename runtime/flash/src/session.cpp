@@ -30,9 +30,7 @@ Session::Session(std::shared_ptr<const Pack> pack, const Options& options, uint3
       kernels_(find_kernels(static_cast<hh_flash_kernels>(options.kernels))),
       tokens_(layout_.layer_count(), 0),
       compute_(options.compute_threads),
-      selector_(*pack_, kernels_, compute_,
-                options.selector == HH_FLASH_SELECTOR_HOT ? HH_FLASH_SELECTOR_HOT : layout_.selector,
-                options.select_share, options.miss_weight, (options.techniques & HH_FLASH_NEIGHBOURS) != 0),
+      selector_(*pack_, kernels_, compute_, options),
       reader_(pack_->bundles(), layout_, cancelled_, options.reader_threads, budget_.policy.chunk_bytes,
               (options.techniques & HH_FLASH_IO_URING) != 0) {
   const std::vector<uint32_t> capacities = budget_.rows_per_layer(options.budget_bytes);

@@ -78,6 +78,43 @@ def test_ternary_rows_select_by_the_estimated_activation(
         check_choice(model, chosen, ternary_scores(model, x), 0.05)
 
 
+@pytest.mark.parametrize("kind", ["swiglu", "reglu"])
+def test_the_gate_decides_as_whole_scores_would(make_model: Callable[..., Model], kind: str) -> None:
+    model = make_model(selector="ternary", selector_size=32, d_model=1024, d_ff=800, **LAYERS[kind])
+    brief, whole = open_session(model), open_session(model, gate_first=False)
+    for _ in range(4):
+        x = model.x()
+        np.testing.assert_array_equal(brief.select(0, x), whole.select(0, x))
+
+
+def test_an_up_product_far_beyond_all_others_is_not_foreseen(make_model: Callable[..., Model]) -> None:
+    """So the gate does decide; of random neurons none is like that."""
+    model = make_model(selector="ternary", selector_size=32, d_model=1024, d_ff=800, **LAYERS["reglu"])
+    brief, whole = open_session(model), open_session(model, gate_first=False)
+    unforeseen = 0
+    for neuron in range(40):
+        row = model.layers[0].given.up[neuron]
+        x = row * np.float32(32 / np.linalg.norm(row))  # as long as a random vector, and all of it along one row
+        missed = set(whole.select(0, x).tolist()) - set(brief.select(0, x).tolist())
+        assert missed <= {neuron}
+        unforeseen += len(missed)
+    assert unforeseen > 0
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_the_gate_decides_about_misses_as_whole_scores_would(
+    make_model: Callable[..., Model], neighbours: bool
+) -> None:
+    model = make_model(selector="ternary", selector_size=32, d_model=1024, d_ff=800, dtype="int4")
+    options: dict[str, Any] = {"miss_weight": 0.3, "pinned_neurons": 30, "neighbours": neighbours}
+    brief, whole = (open_session(model, 500, gate_first=first, **options) for first in (True, False))
+    for _ in range(5):
+        x = model.x()
+        np.testing.assert_array_equal(brief.ffn(0, x), whole.ffn(0, x))
+        assert brief.resident(0).tolist() == whole.resident(0).tolist()
+    assert 0 < brief.stats().neurons_loaded == whole.stats().neurons_loaded
+
+
 def test_a_share_takes_the_best_scores(make_model: Callable[..., Model]) -> None:
     model = make_model(selector="ternary", selector_size=64)
     session = open_session(model, select_share=0.3)

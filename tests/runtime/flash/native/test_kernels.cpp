@@ -334,14 +334,15 @@ TEST(a_matrix_is_multiplied_in_any_ranges) {
 TEST(two_bit_rows_agree_with_the_portable_kernels) {
   std::mt19937 random(6);
   for (const Kernels* kernels : all_kernels()) {
-    for (const uint32_t d : {32u, 96u, 576u, 4096u}) {
+    for (const uint32_t d : {32u, 96u, 576u, 4096u, 16384u, 20480u}) {
       for (const uint32_t group : {32u, 64u, 192u, 576u, 4096u}) {
         if (d % group != 0) continue;
         constexpr size_t kRows = 7;
-        std::vector<uint8_t> rows;
+        std::vector<std::vector<uint8_t>> rows;
+        const uint8_t* pointers[kRows];
         for (size_t i = 0; i < kRows; ++i) {
-          const std::vector<uint8_t> row = random_row(random, d / 4, d / group);
-          rows.insert(rows.end(), row.begin(), row.end());
+          rows.push_back(random_row(random, d / 4, d / group));
+          pointers[i] = rows[i].data();
         }
         std::vector<int8_t> values(d);
         std::vector<float> scales(d / group, 0.25f);
@@ -353,8 +354,8 @@ TEST(two_bit_rows_agree_with_the_portable_kernels) {
         const QuantisedVector x{values.data(), scales.data(), offsets.data(), nullptr, d, group};
         float expected[kRows];
         float found[kRows];
-        portable_kernels().ternary_dots(rows.data(), kRows, x, expected);
-        kernels->ternary_dots(rows.data(), kRows, x, found);
+        portable_kernels().ternary_dots(pointers, kRows, x, expected);
+        kernels->ternary_dots(pointers, kRows, x, found);
         for (size_t i = 0; i < kRows; ++i) CHECK(close(found[i], expected[i], 100));
       }
     }
@@ -377,6 +378,7 @@ TEST(a_two_bit_code_is_one_more_than_its_weight) {
   float offset = -scale * (1 + 10 + 100 + 127 - 100);
   const QuantisedVector x{values.data(), &scale, &offset, nullptr, 64, 64};
   float out = 0;
-  portable_kernels().ternary_dots(row.data(), 1, x, &out);
+  const uint8_t* rows[] = {row.data()};
+  portable_kernels().ternary_dots(rows, 1, x, &out);
   CHECK(out == -0.5f * 2 * (-1 + 0 + 100 + 2 * 127 + 100));
 }
