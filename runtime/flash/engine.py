@@ -45,8 +45,8 @@ class SessionOptions:
     """How a session computes; flash.h has the details of each field.
 
     budget_bytes is a hard limit of all that the session holds. The technique switches (bundling, merging,
-    compute_resident, io_uring, neighbours, int8_activations, int8_hidden, gate_first) are there to measure what each is
-    worth.
+    compute_resident, io_uring, neighbours, int8_activations, int8_hidden, gate_first) are there to measure what
+    each is worth.
     """
 
     budget_bytes: int

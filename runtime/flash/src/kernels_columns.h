@@ -1,4 +1,4 @@
-// Sums of down columns of nibbles, in integers: included after kernels_rows.h, and written over the same `Simd`.
+// Sums of down columns of nibbles, in integers: included after kernels_quantised.h, and written over the same `Simd`.
 //
 // A column adds to y its coefficient times its scales times its nibbles. The first two are rounded to 8 bits, with one step
 // per group for all columns of a call, so that products of many columns add up in 16 bits before anything is converted.
@@ -6,6 +6,7 @@
 // Compilers make of these what an instruction set has.
 using Floats = float __attribute__((vector_size(32)));
 using Ints = int32_t __attribute__((vector_size(32)));
+using Unsigned = uint32_t __attribute__((vector_size(32)));  // may overflow
 using Shorts = int16_t __attribute__((vector_size(16)));
 
 constexpr uint32_t kEight = 8;  // lanes of these, and groups whose scales are treated at once
@@ -23,31 +24,12 @@ struct PairedColumns {
 // sums[4 b + v]: of weights 8 v .. 8 v + 7 of block b. Each instruction set's file defines it.
 inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums);
 
-// Of 16 numbers the even and the odd ones, each in the order in which instruction sets give them: 0 1 4 5 2 3 6 7.
-inline void split(const float* from, Floats& even, Floats& odd) {
-  Floats a;
-  Floats b;
-  __builtin_memcpy(&a, from, sizeof a);
-  __builtin_memcpy(&b, from + kEight, sizeof b);
-#if defined(__clang__)
-  even = __builtin_shufflevector(a, b, 0, 2, 8, 10, 4, 6, 12, 14);
-  odd = __builtin_shufflevector(a, b, 1, 3, 9, 11, 5, 7, 13, 15);
-#else
-  even = __builtin_shuffle(a, b, Ints{0, 2, 8, 10, 4, 6, 12, 14});
-  odd = __builtin_shuffle(a, b, Ints{1, 3, 9, 11, 5, 7, 13, 15});
-#endif
-}
-
 // The coefficients of a call's columns times their scales in some groups, rounded.
 template <typename Weights>
 struct RoundedColumns {
   Shorts codes[kColumnsAtOnce / 2];
   float steps[kEight];
   float added[kEight];  // what does not depend on the nibbles
-
-  static constexpr uint32_t lane(uint32_t group) {
-    return Weights::halves == 2 ? (group & 1) | (group & 2) << 1 | (group & 4) >> 1 : group;
-  }
 
   // `fetched` of each row at that byte is needed soon; null: nothing is.
   void round(const RowFormat& format, const uint8_t* const* rows, size_t count, const float* coefficients,
@@ -60,23 +42,25 @@ struct RoundedColumns {
     for (size_t r = 0; r < count; ++r) {
       if (fetched != nullptr) __builtin_prefetch(fetched[r] + fetched_at);
       const uint8_t* scales = rows[r] + Weights::row_bytes(format.d) + 2 * size_t{first} * Weights::halves;
-      // 16 are converted, and what follows a row's last one may not be memory.
-      uint8_t copied[2 * kHalves] = {};
+      // Those of eight are converted, and what follows a row's last one may not be memory.
+      uint8_t copied[2 * kEight * Weights::halves] = {};
       if (groups < kEight) {
         __builtin_memcpy(copied, scales, 2 * size_t{groups} * Weights::halves);
         scales = copied;
-      } else if (Weights::halves == 1) {
-        __builtin_memcpy(copied, scales, 2 * kEight);
-        scales = copied;
       }
-      float halves[kHalves];
-      Simd::halves(scales, coefficients[r], halves);
+      float wide[2][kEight];
       if constexpr (Weights::halves == 2) {
-        Floats odd;
-        split(halves, products[r], odd);
-        minimums += odd;
+        Simd::eight_pairs(scales, wide[0], wide[1]);
       } else {
-        __builtin_memcpy(&products[r], halves, sizeof products[r]);
+        Simd::eight_halves(scales, wide[0]);
+      }
+      Floats scale;
+      __builtin_memcpy(&scale, wide[0], sizeof scale);
+      products[r] = coefficients[r] * scale;
+      if constexpr (Weights::halves == 2) {
+        Floats minimum;
+        __builtin_memcpy(&minimum, wide[1], sizeof minimum);
+        minimums += coefficients[r] * minimum;
       }
       sum += products[r];
       const Ints bits = (Ints)products[r] & 0x7fffffff;
@@ -92,18 +76,18 @@ struct RoundedColumns {
     const Ints finite = magnitudes < 0x1p127f;
     const Floats inverse = (Floats)((Ints)(1.0f / step) & finite & (step > 0x1p-120f));
     const Floats shown = finite ? step : magnitudes;
-    Ints total{};
+    Unsigned total{};
     if (count % 2 == 1) products[count] = Floats{};
     for (size_t r = 0; r < count; r += 2) {
-      // 3 * 2^22 leaves no bits for a fraction: the lowest ones are the rounded number.
-      const Ints even = (Ints)(products[r] * inverse + 0x1.8p23f);
-      const Ints odd = (Ints)(products[r + 1] * inverse + 0x1.8p23f);
-      total += (even - 0x4b400000) + (odd - 0x4b400000);
+      const Ints even = (Ints)(products[r] * inverse + kRounder);
+      const Ints odd = (Ints)(products[r + 1] * inverse + kRounder);
+      total += (Unsigned)even + (Unsigned)odd;
       codes[r / 2] = __builtin_convertvector((even & 255) | (odd << 8), Shorts);
     }
     if constexpr (Weights::halves == 1) minimums = -Weights::above * sum;
     // Codes are to differ from what they stand for where nibbles differ from their middle, and nowhere else.
-    minimums += 7.5f * (sum - shown * __builtin_convertvector(total, Floats));
+    const Ints codes_sum = (Ints)(total - static_cast<uint32_t>(count + count % 2) * uint32_t{kRounderBits});
+    minimums += 7.5f * (sum - shown * __builtin_convertvector(codes_sum, Floats));
     __builtin_memcpy(steps, &shown, sizeof steps);
     __builtin_memcpy(added, &minimums, sizeof added);
   }
@@ -146,8 +130,7 @@ void accumulate_columns(const RowFormat& format, const uint8_t* const* rows, siz
                   scales_at % 64 == 0 ? soon(begin) : nullptr, Weights::row_bytes(format.d) + scales_at);
     for (uint32_t at = begin; at < end; at += 2 * kBlock) {
       const uint32_t blocks = end - at < 2 * kBlock ? 1 : 2;
-      const uint32_t lanes[2] = {columns.lane((at - begin) >> shift),
-                                 columns.lane((at - begin + (blocks - 1) * kBlock) >> shift)};
+      const uint32_t lanes[2] = {(at - begin) >> shift, (at - begin + (blocks - 1) * kBlock) >> shift};
       // A cache line has the nibbles of two steps: one fetches those of the first columns of all pairs, one the others'.
       const size_t column = at / (2 * kBlock) % 2;
       Shorts sums[2 * kBlock / kEight];

@@ -33,6 +33,21 @@ struct Simd {
       store(out + 4 * v, vmulq_n_f32(widen_half(vreinterpret_u16_u8(vld1_u8(from + 8 * v))), factor));
     }
   }
+  static void eight_halves(const uint8_t* from, float* out) {
+    const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(from));
+    store(out, widen_half(vget_low_u16(halves)));
+    store(out + 4, widen_half(vget_high_u16(halves)));
+  }
+  static void eight_pairs(const uint8_t* from, float* even, float* odd) {
+    const uint16x8_t first = vreinterpretq_u16_u8(vld1q_u8(from));
+    const uint16x8_t second = vreinterpretq_u16_u8(vld1q_u8(from + 16));
+    const uint16x8_t evens = vuzp1q_u16(first, second);
+    const uint16x8_t odds = vuzp2q_u16(first, second);
+    store(even, widen_half(vget_low_u16(evens)));
+    store(even + 4, widen_half(vget_high_u16(evens)));
+    store(odd, widen_half(vget_low_u16(odds)));
+    store(odd + 4, widen_half(vget_high_u16(odds)));
+  }
 
   static void widen16(int8x16_t bytes, Vector* out) {
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes));

@@ -1,6 +1,10 @@
 // The row kernels in integers, on activations rounded to 8 bits: included after kernels_rows.h, and written over the same
 // `Simd`. 32 products become a few sums before anything is converted to fp32, which is most of what the kernels in fp32 do.
 
+// Added to a number of less than 2^22, it leaves no bits for a fraction: the lowest ones are the rounded number.
+constexpr float kRounder = 0x1.8p23f;
+constexpr int32_t kRounderBits = 0x4b400000;
+
 // Loops over whole blocks in memory of their own are what compilers vectorise.
 inline void quantise(const float* x, const QuantisedVector& to) {
   for (uint32_t group = 0; group < to.d / to.group_size; ++group) {
@@ -26,10 +30,9 @@ inline void quantise(const float* x, const QuantisedVector& to) {
       float block[kBlock];
       int32_t codes[kBlock];
       int8_t bytes[kBlock];
-      // 3 * 2^22 leaves no bits for a fraction: the lowest ones are the rounded number.
-      for (uint32_t i = 0; i < kBlock; ++i) block[i] = x[at + i] * inverse + 0x1.8p23f;
+      for (uint32_t i = 0; i < kBlock; ++i) block[i] = x[at + i] * inverse + kRounder;
       __builtin_memcpy(codes, block, sizeof codes);
-      for (uint32_t i = 0; i < kBlock; ++i) codes[i] -= 0x4b400000;
+      for (uint32_t i = 0; i < kBlock; ++i) codes[i] -= kRounderBits;
       for (uint32_t i = 0; i < kBlock; ++i) sum += codes[i];
       for (uint32_t i = 0; i < kBlock; ++i) bytes[i] = static_cast<int8_t>(codes[i]);
       __builtin_memcpy(to.values + at, bytes, sizeof bytes);

@@ -17,6 +17,7 @@ struct Range {
 
 constexpr uint32_t kRings = 2;            // one alone would take as long to begin and to end small reads as they take
 constexpr size_t kSubmittedAtOnce = 8;  // the first are under way while the next are prepared
+constexpr uint32_t kSharedBy = 4;       // small loads that share a buffer, so that more of them are under way
 
 // What to read of a bundle, from its start. The last part takes the bias along.
 Range wanted(const BundleShape& shape, uint8_t part) {
@@ -93,6 +94,7 @@ ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic
       layout_(layout),
       cancelled_(cancelled),
       count_(reads),
+      chunk_bytes_(chunk_bytes),
       buffers_(allocate_aligned<uint8_t>(size_t{reads} * chunk_bytes)) {
   queue_.reserve(4);  // a session's batches
   free_buffers_.reserve(reads);
@@ -101,8 +103,9 @@ ReaderPool::ReaderPool(const File& file, const Layout& layout, const std::atomic
   for (uint32_t i = 0; uring && i < kRings; ++i) {
     if (auto ring = Ring::open(depth)) rings_.push_back(std::move(ring));
   }
-  if (!rings_.empty()) callers_ring_ = Ring::open(reads);
-  callers_claims_.reserve(reads);
+  if (!rings_.empty()) callers_ring_ = Ring::open(kSharedBy * reads);
+  callers_claims_.reserve(kSharedBy * size_t{reads});
+  callers_buffers_.reserve(reads);
   workers_.reserve(reads + kRings);
   try {
     for (const auto& ring : rings_) workers_.emplace_back([this, &ring, depth] { work_with(*ring, depth); });
@@ -137,10 +140,21 @@ void ReaderPool::submit(ReadBatch& batch, Priority priority) {
   work_.notify_one();
 }
 
-// As many of a batch's reads as there are buffers for. The caller ends them when it waits for the batch.
+// As many of a batch's reads as there is room for. The caller ends them when it waits for the batch.
 void ReaderPool::begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock) {
-  while (batch.claimed_ < batch.end_ && !free_buffers_.empty()) {
-    const Claim claimed = claim(batch);
+  uint8_t* room = nullptr;
+  uint32_t left = 0;
+  while (batch.claimed_ < batch.end_ && callers_claims_.size() < kSharedBy * count_) {
+    const uint32_t bytes = batch.jobs_[batch.claimed_].bytes;
+    if (bytes > left) {
+      if (free_buffers_.empty()) break;
+      room = take_buffer();
+      callers_buffers_.push_back(room);
+      left = chunk_bytes_;
+    }
+    const Claim claimed = claim(batch, room, true);
+    room += bytes;
+    left -= bytes;
     callers_ring_->prepare(file_.descriptor(), claimed.job->offset, claimed.buffer, claimed.job->bytes,
                            callers_claims_.size());
     callers_claims_.push_back(claimed);
@@ -165,9 +179,11 @@ void ReaderPool::end_here(std::unique_lock<std::mutex>& lock) {
     uint64_t tag;
     int64_t got;
     for (; callers_ring_->pop(tag, got); --under_way) finish(callers_claims_[tag], got, lock);
-    if (can_claim()) work_.notify_one();
   }
   callers_claims_.clear();
+  free_buffers_.insert(free_buffers_.end(), callers_buffers_.begin(), callers_buffers_.end());
+  callers_buffers_.clear();
+  if (can_claim()) work_.notify_one();
 }
 
 void ReaderPool::throw_failure(const ReadBatch& batch) const {
@@ -230,12 +246,19 @@ void ReaderPool::reset_counters() {
   reading_since_ = now_ns();
 }
 
-ReaderPool::Claim ReaderPool::claim(ReadBatch& batch) {
+uint8_t* ReaderPool::take_buffer() {
+  uint8_t* const buffer = free_buffers_.back();
+  free_buffers_.pop_back();
+  return buffer;
+}
+
+ReaderPool::Claim ReaderPool::claim(ReadBatch& batch) { return claim(batch, take_buffer(), false); }
+
+ReaderPool::Claim ReaderPool::claim(ReadBatch& batch, uint8_t* buffer, bool shares) {
   ReadJob& job = batch.jobs_[batch.claimed_++];
   // What the caller reads itself is not in the queue.
   if (!queue_.empty() && queue_.front() == &batch && batch.claimed_ == batch.end_) queue_.erase(queue_.begin());
-  const Claim claim{&batch, &job, free_buffers_.back(), now_ns()};
-  free_buffers_.pop_back();
+  const Claim claim{&batch, &job, buffer, shares, now_ns()};
   if (reading_++ == 0) reading_since_ = claim.started;
   return claim;
 }
@@ -323,7 +346,7 @@ void ReaderPool::finish(const Claim& claim, int64_t got, std::unique_lock<std::m
   }
   if (failure == HH_FLASH_OK && batch.streams()) {
     job.buffer = claim.buffer;
-  } else {
+  } else if (!claim.shares) {
     free_buffers_.push_back(claim.buffer);
   }
   const bool awaited = !batch.awaited_.empty() && (batch.failure_ != HH_FLASH_OK || batch.awaited_are_there());

@@ -104,7 +104,8 @@ struct ReadCounters {
 class ReaderPool {
  public:
   // `layout` and `file` outlive the pool; so does `cancelled`, which makes reads fail with HH_FLASH_CANCELLED.
-  // `reads`: how many may be under way, with a buffer of chunk_bytes each. `uring`: through io_uring where there is one.
+  // `reads`: how many may be under way, with a buffer of chunk_bytes each; small loads share buffers, kSharedBy each at
+  // most. `uring`: through io_uring where there is one.
   ReaderPool(const File& file, const Layout& layout, const std::atomic<bool>& cancelled, uint32_t reads,
              uint32_t chunk_bytes, bool uring);
   ~ReaderPool();
@@ -135,6 +136,7 @@ class ReaderPool {
     ReadBatch* batch;
     ReadJob* job;
     uint8_t* buffer;
+    bool shares;  // the buffer with others, which is freed after all of them
     uint64_t started;
   };
 
@@ -143,6 +145,8 @@ class ReaderPool {
   void stop();
   bool can_claim() const { return !stopping_ && !queue_.empty() && !free_buffers_.empty(); }
   Claim claim(ReadBatch& batch);
+  Claim claim(ReadBatch& batch, uint8_t* buffer, bool shares);
+  uint8_t* take_buffer();
   void begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock);
   void end_here(std::unique_lock<std::mutex>& lock);
   // `got`: bytes that are in the buffer already.
@@ -157,10 +161,12 @@ class ReaderPool {
   const Layout& layout_;
   const std::atomic<bool>& cancelled_;
   const uint32_t count_;  // of buffers
+  const uint32_t chunk_bytes_;
   AlignedArray<uint8_t> buffers_;
   std::vector<std::unique_ptr<Ring>> rings_;
   std::unique_ptr<Ring> callers_ring_;
   std::vector<Claim> callers_claims_;  // under way in it
+  std::vector<uint8_t*> callers_buffers_;
 
   std::mutex mutex_;
   std::condition_variable work_;

@@ -43,7 +43,8 @@ Selector::Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool,
   }
   if (kind_ == HH_FLASH_SELECTOR_LOW_RANK) hidden_.resize(layout.selector_size);
   if (kind_ == HH_FLASH_SELECTOR_TERNARY) {
-    ternary_.emplace(pack, kernels, pool, (options.techniques & HH_FLASH_GATE_FIRST) != 0);
+    ternary_.emplace(pack, kernels, pool, (options.techniques & HH_FLASH_GATE_FIRST) != 0,
+                     (options.techniques & HH_FLASH_COMPUTE_RESIDENT) != 0);
   }
 }
 
@@ -60,7 +61,7 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const 
   const Misses misses{miss_weight_ == 1 ? nullptr : table, miss_weight_};
   switch (kind_) {
     case HH_FLASH_SELECTOR_LOW_RANK:
-      score_low_rank(tensors, x, first);
+      score_low_rank(tensors, x, first, misses);
       break;
     case HH_FLASH_SELECTOR_TERNARY:
       // Of a share, no score is known beforehand to be too low.
@@ -71,11 +72,9 @@ size_t Selector::select(uint32_t layer, const float* x, uint32_t skipped, const 
     default:
       fail(HH_FLASH_UNSUPPORTED, "This pack has no selector. Give the neurons, or use dense or exact mode.");
   }
-  if (misses.table == nullptr) return take(first, cut(tensors), selected);
-  weigh(misses, first);
   const float lowest = cut(tensors);
   // Scores that are not positive were not weighed.
-  if (neighbourhood_ == 1 || lowest <= 0) return take(first, lowest, selected);
+  if (misses.table == nullptr || neighbourhood_ == 1 || lowest <= 0) return take(first, lowest, selected);
   return take_with_neighbours(misses, first, lowest, selected);
 }
 
@@ -94,10 +93,10 @@ size_t Selector::take_with_neighbours(const Misses& misses, uint32_t first, floa
   if (ternary_) complete_neighbours(misses, first, lowest, selected);
   size_t count = 0;
   by_neighbourhood(first, [&](uint32_t at, uint32_t end) {
-    const float lowest_missing = reads(misses, at, end, lowest) ? lowest * misses.weight : lowest;
+    const bool reading = reads(misses, at, end, lowest);
     for (; at < end; ++at) {
       selected[count] = at;
-      count += scores_[at] > (misses.has(at) ? lowest_missing : lowest) ? 1 : 0;
+      count += scores_[at] > (reading ? lowest * misses.weigh(at) : lowest) ? 1 : 0;
     }
   });
   return count;
@@ -113,32 +112,23 @@ void Selector::complete_neighbours(const Misses& misses, uint32_t first, float l
       count += scores_[at] == TernaryScores::kLeftOut && misses.has(at) ? 1 : 0;
     }
   });
-  ternary_->complete(scratch, count, scores_.data());
-  for (size_t i = 0; i < count; ++i) scores_[scratch[i]] *= misses.weight;
+  ternary_->complete(scratch, count, misses, scores_.data());
 }
 
 // Calls use(begin, end) for all positions from `first` on.
 template <typename Use>
 void Selector::by_neighbourhood(uint32_t first, Use use) const {
   const uint32_t d_ff = pack_.layout().d_ff;
-  for (uint32_t at = first; at < d_ff;) {
-    const uint32_t end = std::min(d_ff, (at / neighbourhood_ + 1) * neighbourhood_);
-    use(at, end);
-    at = end;
-  }
+  uint32_t end = (first / neighbourhood_ + 1) * neighbourhood_;
+  for (uint32_t at = first; at < d_ff; at = end, end += neighbourhood_) use(at, std::min(end, d_ff));
 }
 
 bool Selector::reads(const Misses& misses, uint32_t first, uint32_t last, float lowest) const {
-  bool any = false;
-  for (uint32_t i = first; i < last; ++i) any |= misses.has(i) && scores_[i] > lowest;
-  return any;
-}
-
-void Selector::weigh(const Misses& misses, uint32_t first) {
-  for (uint32_t i = first; i < pack_.layout().d_ff; ++i) {
-    // A score below zero would rise.
-    scores_[i] *= misses.has(i) && scores_[i] > 0 ? misses.weight : 1.0f;
+  for (uint32_t i = first; i < last; ++i) {
+    // In this order: few score as much.
+    if (scores_[i] > lowest && misses.has(i)) return true;
   }
+  return false;
 }
 
 // Scores above this are selected.
@@ -154,7 +144,7 @@ float Selector::cut(const LayerTensors& tensors) {
   return *next;
 }
 
-void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first) {
+void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first, const Misses& misses) {
   const Layout& layout = pack_.layout();
   const uint32_t rank = layout.selector_size;
   const RowFormat a{HH_FLASH_FP16, layout.shape.d_model, 0};
@@ -167,8 +157,11 @@ void Selector::score_low_rank(const LayerTensors& tensors, const float* x, uint3
   pool_.run(parts, [&](uint32_t index, uint32_t) {
     const Part part = part_of(first, layout.d_ff, index, parts);
     multiply_rows(kernels_, b, tensors.selector_b, part.first, part.last, {hidden_.data(), nullptr}, scores_.data());
-    if (tensors.selector_bias == nullptr) return;
-    for (uint32_t i = part.first; i < part.last; ++i) scores_[i] += tensors.selector_bias[i];
+    for (uint32_t i = part.first; i < part.last; ++i) {
+      if (tensors.selector_bias != nullptr) scores_[i] += tensors.selector_bias[i];
+      // A score below zero would rise.
+      if (scores_[i] > 0) scores_[i] *= misses.weigh(i);
+    }
   });
 }
 

@@ -15,8 +15,8 @@ namespace handheld::flash {
 // One of these serves all layers of a session; it holds scratch memory only.
 class Selector {
  public:
-  // Of the options: selector, select_share, miss_weight (gamma of arXiv 2412.01380), HH_FLASH_NEIGHBOURS and
-  // HH_FLASH_GATE_FIRST.
+  // Of the options: selector, select_share, miss_weight (gamma of arXiv 2412.01380), HH_FLASH_NEIGHBOURS,
+  // HH_FLASH_GATE_FIRST, HH_FLASH_COMPUTE_RESIDENT.
   Selector(const Pack& pack, const Kernels& kernels, ComputePool& pool, const hh_flash_session_options& options);
 
   // Writes the positions of the selected neurons, ascending, and returns their number; `selected` has room for d_ff. Where a
@@ -27,9 +27,8 @@ class Selector {
   static uint64_t scratch_bytes(const Layout& layout);
 
  private:
-  // Sets scores_[first ..].
-  void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first);
-  void weigh(const Misses& misses, uint32_t first);
+  // Sets scores_[first ..], weighed.
+  void score_low_rank(const LayerTensors& tensors, const float* x, uint32_t first, const Misses& misses);
   float cut(const LayerTensors& tensors);
   size_t take(uint32_t first, float lowest, uint32_t* selected) const;
   size_t take_with_neighbours(const Misses& misses, uint32_t first, float lowest, uint32_t* selected);

@@ -34,11 +34,13 @@ inline float TernaryScores::Terms::energy(uint32_t neuron, float gate, float up)
   return gated ? energy * (up * up + errors[1]) : energy;
 }
 
-TernaryScores::TernaryScores(const Pack& pack, const Kernels& kernels, ComputePool& pool, bool gate_first)
+TernaryScores::TernaryScores(const Pack& pack, const Kernels& kernels, ComputePool& pool, bool gate_first,
+                             bool computes_resident)
     : pack_(pack),
       kernels_(kernels),
       pool_(pool),
       gate_first_(gate_first && pack.layout().shape.gated && ternary_part_bytes(pack.layout()) >= kShortestRow),
+      computes_resident_(computes_resident),
       rounding_(pack.layout().shape.d_model),
       gates_(pack.layout().d_ff) {}
 
@@ -70,7 +72,7 @@ void TernaryScores::score(uint32_t layer, const float* x, uint32_t first, float 
       const size_t some = std::min(kAtOnce, begin + sampled - i);
       std::iota(neurons, neurons + some, first + static_cast<uint32_t>(i));
       multiply_gates(neurons, some);
-      squares += finish(neurons, some, scores);
+      squares += finish(neurons, some, misses, scores);
     }
     if (sampled == end - begin) return;
     const float most = kSpread * std::sqrt(squares / static_cast<float>(sampled));
@@ -83,7 +85,12 @@ void TernaryScores::score(uint32_t layer, const float* x, uint32_t first, float 
       multiply_gates(neurons, some);
       for (size_t n = 0; n < some; ++n) {
         const uint32_t neuron = neurons[n];
-        const float weight = misses.has(neuron) ? misses.weight : 1;
+        // It is computed, selected or not: that only says how recently it counted, which the gate tells well enough.
+        if (computes_resident_ && misses.table != nullptr && !misses.has(neuron)) {
+          scores[neuron] = std::sqrt(terms.energy(neuron, gates_[neuron], most / kSpread));
+          continue;
+        }
+        const float weight = misses.weigh(neuron);
         // Written so that a NaN is left out: no score that is not a number is selected.
         if (!(weight * weight * terms.energy(neuron, gates_[neuron], most) > threshold * threshold)) {
           scores[neuron] = kLeftOut;
@@ -91,17 +98,17 @@ void TernaryScores::score(uint32_t layer, const float* x, uint32_t first, float 
         }
         open[count++] = neuron;
         if (count < kAtOnce) continue;
-        finish(open, count, scores);
+        finish(open, count, misses, scores);
         count = 0;
       }
     }
-    finish(open, count, scores);
+    finish(open, count, misses, scores);
   });
 }
 
-void TernaryScores::complete(const uint32_t* neurons, size_t count, float* scores) {
+void TernaryScores::complete(const uint32_t* neurons, size_t count, const Misses& misses, float* scores) {
   const auto complete_some = [&](size_t first, size_t last) {
-    for (size_t i = first; i < last; i += kAtOnce) finish(neurons + i, std::min(kAtOnce, last - i), scores);
+    for (size_t i = first; i < last; i += kAtOnce) finish(neurons + i, std::min(kAtOnce, last - i), misses, scores);
   };
   if (count <= kAtOnce) return complete_some(0, count);
   by_parts(count, complete_some);
@@ -112,13 +119,14 @@ void TernaryScores::multiply_gates(const uint32_t* neurons, size_t count) {
 }
 
 // From the gates to the scores. Returns the sum of the squares of the up products.
-float TernaryScores::finish(const uint32_t* neurons, size_t count, float* scores) const {
+float TernaryScores::finish(const uint32_t* neurons, size_t count, const Misses& misses, float* scores) const {
   const Terms terms = terms_;
   float ups[kAtOnce];
   multiply(neurons, count, terms.gated ? 1 : 0, ups);
   float squares = 0;
   for (size_t i = 0; i < count; ++i) {
-    scores[neurons[i]] = std::sqrt(terms.energy(neurons[i], gates_[neurons[i]], ups[i]));
+    const float score = std::sqrt(terms.energy(neurons[i], gates_[neurons[i]], ups[i]));
+    scores[neurons[i]] = score * misses.weigh(neurons[i]);
     squares += ups[i] * ups[i];
   }
   return squares;

@@ -17,6 +17,7 @@ struct Misses {
   float weight;
 
   bool has(uint32_t neuron) const { return table != nullptr && table->row_of(neuron) == Table::kNone; }
+  float weigh(uint32_t neuron) const { return has(neuron) ? weight : 1; }
 };
 
 class TernaryScores {
@@ -24,14 +25,15 @@ class TernaryScores {
   // Neurons whose gate has decided have this score. Others' are not negative.
   static constexpr float kLeftOut = -1;
 
-  TernaryScores(const Pack& pack, const Kernels& kernels, ComputePool& pool, bool gate_first);
+  TernaryScores(const Pack& pack, const Kernels& kernels, ComputePool& pool, bool gate_first, bool computes_resident);
 
-  // Sets scores[first ..], not weighed. With gate_first and a positive threshold, gated neurons are left out whose gates
-  // keep them under it, weighed, whatever their up products are, within reason: up rows are half of the work.
+  // Sets scores[first ..], weighed. With gate_first and a positive threshold, gated neurons are left out whose gates keep
+  // them under it whatever their up products are, within reason, and of those in memory, if they are computed in any case,
+  // the gates alone are looked at: up rows are half of the work.
   void score(uint32_t layer, const float* x, uint32_t first, float threshold, const Misses& misses, float* scores);
 
   // Scores what the last call has left out of these neurons.
-  void complete(const uint32_t* neurons, size_t count, float* scores);
+  void complete(const uint32_t* neurons, size_t count, const Misses& misses, float* scores);
 
   static uint64_t bytes(const Layout& layout);
 
@@ -52,12 +54,13 @@ class TernaryScores {
   void by_parts(size_t count, Run run);
   void multiply(const uint32_t* neurons, size_t count, uint32_t row, float* products) const;
   void multiply_gates(const uint32_t* neurons, size_t count);
-  float finish(const uint32_t* neurons, size_t count, float* scores) const;
+  float finish(const uint32_t* neurons, size_t count, const Misses& misses, float* scores) const;
 
   const Pack& pack_;
   const Kernels& kernels_;
   ComputePool& pool_;
   const bool gate_first_;
+  const bool computes_resident_;
   Rounding rounding_;
   std::vector<float> gates_;  // products of gate rows
   const QuantisedVector* input_ = nullptr;

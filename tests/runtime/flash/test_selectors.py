@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from handheld.runtime.flash import MOST, FlashError, open_pack
+from handheld.runtime.flash import MOST, UNLIMITED, FlashError, open_pack
 from handheld.runtime.flash.quantise import decode_ternary
 
 from .conftest import Model
@@ -102,17 +102,27 @@ def test_an_up_product_far_beyond_all_others_is_not_foreseen(make_model: Callabl
 
 
 @pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize("computes_resident", [True, False])
 def test_the_gate_decides_about_misses_as_whole_scores_would(
-    make_model: Callable[..., Model], neighbours: bool
+    make_model: Callable[..., Model], neighbours: bool, computes_resident: bool
 ) -> None:
     model = make_model(selector="ternary", selector_size=32, d_model=1024, d_ff=800, dtype="int4")
-    options: dict[str, Any] = {"miss_weight": 0.3, "pinned_neurons": 30, "neighbours": neighbours}
-    brief, whole = (open_session(model, 500, gate_first=first, **options) for first in (True, False))
+    # Room for all: what is in memory does not depend on how recently it counted.
+    options: dict[str, Any] = {
+        "miss_weight": 0.3,
+        "pinned_neurons": 30,
+        "window_tokens": UNLIMITED,
+        "neighbours": neighbours,
+        "compute_resident": computes_resident,
+    }
+    brief, whole = (open_session(model, gate_first=first, **options) for first in (True, False))
     for _ in range(5):
         x = model.x()
         np.testing.assert_array_equal(brief.ffn(0, x), whole.ffn(0, x))
         assert brief.resident(0).tolist() == whole.resident(0).tolist()
     assert 0 < brief.stats().neurons_loaded == whole.stats().neurons_loaded
+    # In memory and computed in any case, a neuron is selected by its gate alone.
+    assert (brief.stats().neurons_selected != whole.stats().neurons_selected) == computes_resident
 
 
 def test_a_share_takes_the_best_scores(make_model: Callable[..., Model]) -> None:

@@ -109,7 +109,8 @@ enum {
                               that rounding, on which neurons are computed together */
   HH_FLASH_GATE_FIRST = 128 /* ternary selector of gated layers, with a threshold, where rows have 256 bytes: a neuron that
                               its gate row keeps under it, were its up product four times the root mean square of others',
-                              is not selected, and its up row not looked at */
+                              is not selected, and its up row not looked at; with miss_weight and COMPUTE_RESIDENT, nor is
+                              that of a neuron in memory, selected as if that product were the root mean square */
 };
 
 /* A window that keeps as much as the budget holds, the oldest going first. */
@@ -141,7 +142,8 @@ typedef struct hh_flash_session_options {
   uint32_t struct_bytes; /* set by hh_flash_session_options_init */
   uint32_t techniques;   /* flags above; default all */
   uint64_t budget_bytes; /* hard limit of what the session holds: table, buffers, bookkeeping, selector. No default */
-  uint32_t reader_threads;   /* 1..256, default 16: reads under way, by as many threads or through io_uring */
+  uint32_t reader_threads;   /* 1..256, default 16: reads under way, by as many threads or through io_uring, each with a
+                                buffer; small reads of selected mode share buffers, so that up to four times as many are */
   uint32_t compute_threads;  /* 1..64, the calling thread included; default 2 */
   uint32_t window_tokens;    /* a neuron stays until it was not selected in this many tokens; 0 keeps none; default 5 */
   uint32_t pinned_neurons;   /* per layer, the first of the pack's order, read at open; default 0 */
