@@ -52,6 +52,7 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     short = {**ring, "reader_threads": 32, "chunk_bytes": 64 * 1024}
     weighed = {**short, "miss_weight": MISS_WEIGHT}
     beside = {**weighed, "neighbours": True}
+    in_fp32 = {"int8_activations": False, "int8_hidden": False}
     found = [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
@@ -66,16 +67,18 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ 32 reads under way", 0.5, selected, short),
         Variant("+ what is resident preferred", 0.5, selected, weighed),
         Variant("+ neighbours of what is read", 0.5, selected, beside),
-        Variant("these, activations in fp32", 0.5, selected, {**beside, "int8_activations": False}),
+        Variant("these, both rows of all neurons scored", 0.5, selected, {**beside, "gate_first": False}),
+        Variant("these, down parts in fp32", 0.5, selected, {**beside, "int8_hidden": False}),
+        Variant("these, everything in fp32", 0.5, selected, {**beside, **in_fp32}),
         Variant("twice as many selected as are active", 0.5, selected, {**short, "select_share": 2 * active}),
         Variant("the same, what is resident preferred", 0.5, selected, {**beside, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
         Variant(
-            "all resident, activations in fp32",
+            "all resident, everything in fp32",
             1,
             dense,
-            {"pinned_neurons": UNLIMITED, "int8_activations": False},
+            {"pinned_neurons": UNLIMITED, **in_fp32},
         ),
     ]
     if not subject.synthetic:

@@ -7,8 +7,12 @@
 namespace handheld::flash {
 namespace {
 
-// Neurons that a stage treats before the next one does.
-constexpr size_t kBatch = kColumnsAtOnce;
+// Neurons that a stage treats before the next one does: as many as their last one adds up in integers, or two kernel calls,
+// as one leaves the processor idle at its end, while sums are reduced, and many would be fetched too early for the cache.
+constexpr size_t kMostBatch = kColumnsAtOnce;
+size_t batch_of(const RowFormat& format, bool rounds_hidden) {
+  return rounds_hidden && sums_columns(format) ? kColumnsAtOnce : 2 * kRowsAtOnce;
+}
 
 // Asks for a part that is needed some neurons later.
 void fetch(const uint8_t* part, uint32_t bytes) {
@@ -41,6 +45,7 @@ class Layer {
         x_(x),
         activity_(activity),
         rounds_hidden_(rounds_hidden),
+        batch_(batch_of(format_, rounds_hidden)),
         y_(y) {}
 
   void run(const uint8_t* const* bundles, size_t count) {
@@ -62,19 +67,19 @@ class Layer {
 
   // A part of a batch's bundles, and of those that follow, for the kernels to fetch meanwhile.
   struct Rows {
-    const uint8_t* now[kBatch];
-    const uint8_t* following[kBatch];
+    const uint8_t* now[kMostBatch];
+    const uint8_t* following[kMostBatch];
 
-    Rows(Bundles bundles, size_t first, size_t last, uint32_t offset) {
+    Rows(Bundles bundles, size_t first, size_t last, size_t batch, uint32_t offset) {
       for (size_t i = first; i < last; ++i) {
         now[i - first] = bundles[i] + offset;
-        following[i - first] = bundles[std::min(i + kBatch, bundles.size() - 1)] + offset;
+        following[i - first] = bundles[std::min(i + batch, bundles.size() - 1)] + offset;
       }
     }
   };
 
   void dots(Bundles bundles, size_t first, size_t last, uint32_t offset, float* out) const {
-    const Rows rows(bundles, first, last, offset);
+    const Rows rows(bundles, first, last, batch_, offset);
     for (size_t i = 0; i < last - first; i += kRowsAtOnce) {
       const size_t some = std::min(kRowsAtOnce, last - first - i);
       flash::dots(kernels_, format_, rows.now + i, some, x_, out + i, rows.following + i);
@@ -93,10 +98,10 @@ class Layer {
   // Every neuron has an h that is not zero: stage after stage over a batch, so that no stage waits for the one before.
   // With a threshold, only what is over it goes on to the last one.
   void run_all(Bundles bundles) {
-    for (size_t first = 0; first < bundles.size(); first += kBatch) {
-      const size_t last = std::min(first + kBatch, bundles.size());
-      float gates[kBatch];
-      float values[kBatch];
+    for (size_t first = 0; first < bundles.size(); first += batch_) {
+      const size_t last = std::min(first + batch_, bundles.size());
+      float gates[kMostBatch];
+      float values[kMostBatch];
       if (shape_.gated) dots(bundles, first, last, shape_.gate_offset(), gates);
       dots(bundles, first, last, shape_.up_offset(), values);
       for (size_t i = first; i < last; ++i) {
@@ -107,7 +112,7 @@ class Layer {
         for (size_t i = first; i < last; ++i) add_if_it_counts({bundles[i], i, values[i - first]});
         continue;
       }
-      const Rows rows(bundles, first, last, shape_.down_offset());
+      const Rows rows(bundles, first, last, batch_, shape_.down_offset());
       accumulate(kernels_, format_, rows.now, last - first, values, rounds_hidden_, y_, rows.following);
     }
     while (counted_.count != 0) flush_down();
@@ -116,9 +121,9 @@ class Layer {
   // Each stage passes on the neurons that may still count, so that a ReLU's zeros cost neither an up row nor a down
   // column, and those under the threshold no down column. What is passed on is fetched, and used four neurons later.
   void run_some(Bundles bundles) {
-    for (size_t first = 0; first < bundles.size(); first += kBatch) {
-      const size_t last = std::min(first + kBatch, bundles.size());
-      float products[kBatch];
+    for (size_t first = 0; first < bundles.size(); first += batch_) {
+      const size_t last = std::min(first + batch_, bundles.size());
+      float products[kMostBatch];
       dots(bundles, first, last, 0, products);
       for (size_t i = first; i < last; ++i) {
         Neuron neuron{bundles[i], i, 1};
@@ -187,6 +192,7 @@ class Layer {
   const Input& x_;
   const Activity* activity_;
   const bool rounds_hidden_;
+  const size_t batch_;
   float* y_;
   Queue<Neuron, kRowsAtOnce> gated_;
   Queue<Neuron, kColumnsAtOnce> counted_;

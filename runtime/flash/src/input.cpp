@@ -27,11 +27,15 @@ void dots(const Kernels& kernels, const RowFormat& format, const uint8_t* const*
   kernels.dots(format, rows, count, x.values, out, ahead);
 }
 
+bool sums_columns(const RowFormat& format) {
+  return format.dtype == HH_FLASH_INT4 || format.dtype == HH_FLASH_INT4M;
+}
+
 void accumulate(const Kernels& kernels, const RowFormat& format, const uint8_t* const* rows, size_t count,
                 const float* coefficients, bool rounded, float* y, const uint8_t* const* ahead) {
-  const bool nibbles = format.dtype == HH_FLASH_INT4 || format.dtype == HH_FLASH_INT4M;
-  const size_t at_once = rounded && nibbles ? kColumnsAtOnce : kRowsAtOnce;
-  const auto run = rounded && nibbles ? kernels.quantised_accumulate : kernels.accumulate;
+  const bool in_integers = rounded && sums_columns(format);
+  const size_t at_once = in_integers ? kColumnsAtOnce : kRowsAtOnce;
+  const auto run = in_integers ? kernels.quantised_accumulate : kernels.accumulate;
   for (size_t i = 0; i < count; i += at_once) {
     const size_t some = std::min(at_once, count - i);
     run(format, rows + i, some, coefficients + i, y, ahead == nullptr ? nullptr : ahead + i);

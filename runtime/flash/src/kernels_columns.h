@@ -43,8 +43,9 @@ struct RoundedColumns {
       if (fetched != nullptr) __builtin_prefetch(fetched[r] + fetched_at);
       const uint8_t* scales = rows[r] + Weights::row_bytes(format.d) + 2 * size_t{first} * Weights::halves;
       // Those of eight are converted, and what follows a row's last one may not be memory.
-      uint8_t copied[2 * kEight * Weights::halves] = {};
+      uint8_t copied[2 * kEight * Weights::halves];
       if (groups < kEight) {
+        __builtin_memset(copied, 0, sizeof copied);
         __builtin_memcpy(copied, scales, 2 * size_t{groups} * Weights::halves);
         scales = copied;
       }
