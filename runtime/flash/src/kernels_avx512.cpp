@@ -32,14 +32,6 @@ struct Simd {
 
   static __m256i load32(const uint8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
   static __m128i load16(const uint8_t* from) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)); }
-  static void eight_halves(const uint8_t* from, float* out) { _mm256_storeu_ps(out, _mm256_cvtph_ps(load16(from))); }
-  static void eight_pairs(const uint8_t* from, float* even, float* odd) {
-    const __m128i apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
-    const __m128i first = _mm_shuffle_epi8(load16(from), apart);
-    const __m128i second = _mm_shuffle_epi8(load16(from + 16), apart);
-    _mm256_storeu_ps(even, _mm256_cvtph_ps(_mm_unpacklo_epi64(first, second)));
-    _mm256_storeu_ps(odd, _mm256_cvtph_ps(_mm_unpackhi_epi64(first, second)));
-  }
 
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (size_t v = 0; v < 2; ++v) {

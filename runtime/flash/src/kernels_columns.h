@@ -1,4 +1,4 @@
-// Sums of down columns of nibbles, in integers: included after kernels_quantised.h, and written over the same `Simd`.
+// Sums of down columns of nibbles, in integers: included after kernels_quantised.h.
 //
 // A column adds to y its coefficient times its scales times its nibbles. The first two are rounded to 8 bits, with one step
 // per group for all columns of a call, so that products of many columns add up in 16 bits before anything is converted.
@@ -21,8 +21,11 @@ struct PairedColumns {
   uint32_t fetched_at;
 };
 
-// sums[4 b + v]: of weights 8 v .. 8 v + 7 of block b. Each instruction set's file defines it.
+// Each instruction set's file defines these. sums[4 b + v]: of weights 8 v .. 8 v + 7 of block b.
 inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums);
+// Widens eight fp16 numbers, or eight pairs, of which the first and the second ones are apart.
+inline void eight_halves(const uint8_t* from, float* out);
+inline void eight_pairs(const uint8_t* from, float* even, float* odd);
 
 // The coefficients of a call's columns times their scales in some groups, rounded.
 template <typename Weights>
@@ -51,9 +54,9 @@ struct RoundedColumns {
       }
       float wide[2][kEight];
       if constexpr (Weights::halves == 2) {
-        Simd::eight_pairs(scales, wide[0], wide[1]);
+        eight_pairs(scales, wide[0], wide[1]);
       } else {
-        Simd::eight_halves(scales, wide[0]);
+        eight_halves(scales, wide[0]);
       }
       Floats scale;
       __builtin_memcpy(&scale, wide[0], sizeof scale);

@@ -33,21 +33,6 @@ struct Simd {
       store(out + 4 * v, vmulq_n_f32(widen_half(vreinterpret_u16_u8(vld1_u8(from + 8 * v))), factor));
     }
   }
-  static void eight_halves(const uint8_t* from, float* out) {
-    const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(from));
-    store(out, widen_half(vget_low_u16(halves)));
-    store(out + 4, widen_half(vget_high_u16(halves)));
-  }
-  static void eight_pairs(const uint8_t* from, float* even, float* odd) {
-    const uint16x8_t first = vreinterpretq_u16_u8(vld1q_u8(from));
-    const uint16x8_t second = vreinterpretq_u16_u8(vld1q_u8(from + 16));
-    const uint16x8_t evens = vuzp1q_u16(first, second);
-    const uint16x8_t odds = vuzp2q_u16(first, second);
-    store(even, widen_half(vget_low_u16(evens)));
-    store(even + 4, widen_half(vget_high_u16(evens)));
-    store(odd, widen_half(vget_low_u16(odds)));
-    store(odd + 4, widen_half(vget_high_u16(odds)));
-  }
 
   static void widen16(int8x16_t bytes, Vector* out) {
     const int16x8_t low = vmovl_s8(vget_low_s8(bytes));
@@ -104,6 +89,23 @@ struct Simd {
 #include "kernels_rows.h"
 #include "kernels_quantised.h"
 #include "kernels_columns.h"
+
+inline void eight_halves(const uint8_t* from, float* out) {
+  const uint16x8_t halves = vreinterpretq_u16_u8(vld1q_u8(from));
+  Simd::store(out, Simd::widen_half(vget_low_u16(halves)));
+  Simd::store(out + 4, Simd::widen_half(vget_high_u16(halves)));
+}
+
+inline void eight_pairs(const uint8_t* from, float* even, float* odd) {
+  const uint16x8_t first = vreinterpretq_u16_u8(vld1q_u8(from));
+  const uint16x8_t second = vreinterpretq_u16_u8(vld1q_u8(from + 16));
+  const uint16x8_t evens = vuzp1q_u16(first, second);
+  const uint16x8_t odds = vuzp2q_u16(first, second);
+  Simd::store(even, Simd::widen_half(vget_low_u16(evens)));
+  Simd::store(even + 4, Simd::widen_half(vget_high_u16(evens)));
+  Simd::store(odd, Simd::widen_half(vget_low_u16(odds)));
+  Simd::store(odd + 4, Simd::widen_half(vget_high_u16(odds)));
+}
 
 inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
   for (uint32_t b = 0; b < blocks; ++b) {

@@ -149,6 +149,18 @@ inline void quantised_dots_x86(const RowFormat& format, const uint8_t* const* ro
   quantised_dots(format, rows, count, x, out, ahead);
 }
 
+inline void eight_halves(const uint8_t* from, float* out) {
+  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+}
+
+inline void eight_pairs(const uint8_t* from, float* even, float* odd) {
+  const __m128i apart = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  const __m128i first = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)), apart);
+  const __m128i second = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 16)), apart);
+  _mm256_storeu_ps(even, _mm256_cvtph_ps(_mm_unpacklo_epi64(first, second)));
+  _mm256_storeu_ps(odd, _mm256_cvtph_ps(_mm_unpackhi_epi64(first, second)));
+}
+
 // 16 bytes, or 32 of two blocks.
 template <uint32_t blocks>
 inline __m256i load_blocks_of(const uint8_t* from) {

@@ -53,15 +53,6 @@ struct Simd {
   static void halves(const uint8_t* from, float factor, float* out) {
     for (uint32_t i = 0; i < 16; ++i) out[i] = factor * load_half(from + 2 * i);
   }
-  static void eight_halves(const uint8_t* from, float* out) {
-    for (uint32_t i = 0; i < 8; ++i) out[i] = load_half(from + 2 * i);
-  }
-  static void eight_pairs(const uint8_t* from, float* even, float* odd) {
-    for (uint32_t i = 0; i < 8; ++i) {
-      even[i] = load_half(from + 4 * i);
-      odd[i] = load_half(from + 4 * i + 2);
-    }
-  }
 
   static void decode_fp16(const uint8_t* block, Vector* out) {
     for (uint32_t i = 0; i < kBlock; ++i) out[i / lanes].lane[i % lanes] = load_half(block + 2 * i);
@@ -108,6 +99,17 @@ struct Simd {
 #include "kernels_rows.h"
 #include "kernels_quantised.h"
 #include "kernels_columns.h"
+
+inline void eight_halves(const uint8_t* from, float* out) {
+  for (uint32_t i = 0; i < 8; ++i) out[i] = load_half(from + 2 * i);
+}
+
+inline void eight_pairs(const uint8_t* from, float* even, float* odd) {
+  for (uint32_t i = 0; i < 8; ++i) {
+    even[i] = load_half(from + 4 * i);
+    odd[i] = load_half(from + 4 * i + 2);
+  }
+}
 
 inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
   for (uint32_t i = 0; i < blocks * kBlock; ++i) {

@@ -3,8 +3,7 @@
 // with another's. For the same reason nothing of the standard library's templates is used here.
 //
 // Simd has: `lanes`, `Vector`, zero, load, load_bytes, store, broadcast, add, multiply, multiply_add, sum, odd (other lanes
-// become 0), half, halves (that widens 16 of them), eight_halves, eight_pairs (of which the first and the second
-// ones are apart), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn
+// become 0), half, halves (that widens 16 of them), and decode_fp16, decode_int8, decode_int4, decode_nibbles that turn
 // the 32 weights at an address into 32 / lanes vectors; those of decode_int8 and decode_int4 are multiplied with
 // `int8_unit` and `int4_unit` afterwards, with their scale. For integer arithmetic: `Codes`, load_codes (32 of a
 // QuantisedVector's values), and dot_int8, dot_nibbles: their products with 32 weights, as a vector that sums to the dot

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kAtOnce = 64;  // neurons whose rows are multiplied by one kernel call
 
 // How many times their root mean square up products are taken to be at most; that is measured on so many neurons of each
-// part of the work. Of what SmolLM2-135M selects, one in 5000 is beyond.
+// part of the work. Of what SmolLM2-135M selects, one in 5000 is beyond that of all neurons.
 constexpr float kSpread = 4;
 constexpr size_t kSampled = 32;
 
