@@ -33,7 +33,8 @@ class Variant:
 def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     dense = {"mode": "dense", "read_ahead": False}
     half = {"pinned_neurons": d_ff // 2}
-    selected = {"mode": "selected"}
+    selected = {"mode": "selected", "prefetch": False}
+    ahead = {"mode": "selected", "prefetch": True}
     plain = {
         "window_tokens": 0,
         "bundling": False,
@@ -53,7 +54,7 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
     weighed = {**short, "miss_weight": MISS_WEIGHT}
     beside = {**weighed, "neighbours": True}
     in_fp32 = {"int8_activations": False, "int8_hidden": False}
-    found = [
+    return [
         Variant(NAIVE, 0, dense),
         Variant("half of them resident", 0.5, dense, half),
         Variant("+ selector, three reads a neuron", 0.5, selected, plain),
@@ -67,11 +68,12 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
         Variant("+ 32 reads under way", 0.5, selected, short),
         Variant("+ what is resident preferred", 0.5, selected, weighed),
         Variant("+ neighbours of what is read", 0.5, selected, beside),
-        Variant("these, both rows of all neurons scored", 0.5, selected, {**beside, "gate_first": False}),
-        Variant("these, down parts in fp32", 0.5, selected, {**beside, "int8_hidden": False}),
-        Variant("these, everything in fp32", 0.5, selected, {**beside, **in_fp32}),
+        Variant("+ chosen before attention", 0.5, ahead, beside),
+        Variant("these, both rows of all neurons scored", 0.5, ahead, {**beside, "gate_first": False}),
+        Variant("these, down parts in fp32", 0.5, ahead, {**beside, "int8_hidden": False}),
+        Variant("these, everything in fp32", 0.5, ahead, {**beside, **in_fp32}),
         Variant("twice as many selected as are active", 0.5, selected, {**short, "select_share": 2 * active}),
-        Variant("the same, what is resident preferred", 0.5, selected, {**beside, "select_share": 2 * active}),
+        Variant("the same, what is resident preferred", 0.5, ahead, {**beside, "select_share": 2 * active}),
         Variant("nothing left out: half resident, reading ahead", 0.5, {"mode": "dense"}, half),
         Variant("nothing left out: all resident", 1, dense, {"pinned_neurons": UNLIMITED}),
         Variant(
@@ -81,10 +83,6 @@ def variants(subject: Subject, d_ff: int, active: float) -> list[Variant]:
             {"pinned_neurons": UNLIMITED, **in_fp32},
         ),
     ]
-    if not subject.synthetic:
-        # Of random weights every layer sees the same text, so a prefetch there would guess too well.
-        found.append(Variant("every technique, prefetching", 0.5, {**selected, "prefetch": True}, beside))
-    return found
 
 
 def budget_for(pack: Pack, options: ModelOptions, held: float) -> int:

@@ -128,8 +128,8 @@ class ModelOptions:
     mode: of every feed-forward layer; selected mode computes prompts, calls with more than one token, as exact mode
     does, unless its selector is "hot". context_tokens: room of the key-value cache, allocated at open; 0: 512, or
     all positions that the model has if they are fewer. read_ahead: dense and exact mode read what the next layer
-    will need under this layer's arithmetic. prefetch: selected mode loads what the selector expects the next layer
-    to need; worth it only where reads wait for arithmetic.
+    will need under this layer's arithmetic. prefetch: selected mode chooses a layer's neurons before the layer's
+    attention, as if that added what it added to the token before, and reads them under it.
     """
 
     session: SessionOptions
@@ -137,7 +137,7 @@ class ModelOptions:
     context_tokens: int = 0
     kv_dtype: Literal["fp32", "fp16"] = "fp32"
     read_ahead: bool = True
-    prefetch: bool = False
+    prefetch: bool = True
 
     def native(self) -> _flash.ModelOptions:
         options = load_native().ModelOptions()

@@ -26,18 +26,25 @@ void multiply_range(const Kernels& kernels, const Input& x, std::initializer_lis
 
 }  // namespace
 
-void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products) {
+void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products,
+              const std::function<void()>& first) {
   size_t rows = 0;
   size_t bytes = 0;
   for (const Product& product : products) {
     rows += product.matrix->rows;
     bytes += size_t{product.matrix->rows} * product.matrix->format.part_bytes();
   }
-  if (bytes < kForkBytes) return multiply_range(kernels, x, products, 0, rows);
+  if (bytes < kForkBytes) {
+    first();
+    return multiply_range(kernels, x, products, 0, rows);
+  }
   const size_t parts = std::min(kPartsPerThread * pool.threads(), bytes / kForkBytes + 1);
   // Whole blocks, so that no part treats rows one by one.
   const auto start = [&](size_t part) { return std::min(rows, (rows * part / parts + 3) / 4 * 4); };
-  pool.run(parts, [&](uint32_t part, uint32_t) { multiply_range(kernels, x, products, start(part), start(part + 1)); });
+  pool.run(parts, [&](uint32_t part, uint32_t) {
+    if (part == 0) first();
+    multiply_range(kernels, x, products, start(part), start(part + 1));
+  });
 }
 
 void copy_row(const Kernels& kernels, const Matrix& matrix, size_t index, float* out) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 
 #include "compute_pool.h"
@@ -24,8 +25,10 @@ struct Product {
   float* out;
 };
 
-// All products with the same x[d], split over the pool's threads as if they were one matrix.
-void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products);
+// All products with the same x[d], split over the pool's threads as if they were one matrix. One thread does `first`
+// before its part.
+void multiply(const Kernels& kernels, ComputePool& pool, const Input& x, std::initializer_list<Product> products,
+              const std::function<void()>& first);
 
 // out[d] = row `index` of the matrix.
 void copy_row(const Kernels& kernels, const Matrix& matrix, size_t index, float* out);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -51,6 +52,9 @@ class Model {
   // How many tokens of a prompt are computed together at most: one with the hot selector, which reads nothing.
   static uint32_t block_tokens(const ModelOptions& options);
   static uint64_t buffer_bytes(const ModelConfig& config, uint32_t d_model, uint32_t block_tokens);
+  // From this layer on, neurons are chosen before the layer's attention, so that reads run under it.
+  static uint32_t first_ahead(const ModelOptions& options, uint32_t layers);
+  static uint64_t attended_bytes(const ModelOptions& options, uint32_t layers, uint32_t d_model);
 
  private:
   struct Counters {
@@ -71,11 +75,14 @@ class Model {
   void embed(uint32_t index, uint32_t token);
   void attend(uint32_t layer, uint32_t index);
   void feed_forward(uint32_t layer, uint32_t tokens, hh_flash_mode mode);
-  void prefetch(uint32_t layer, hh_flash_mode mode);
+  void choose_ahead(uint32_t layer);
+  float* attended(uint32_t layer) { return attended_.get() + size_t{layer - first_ahead_} * d_model_; }
+  void forget_attended();
   void project_head(uint32_t index, float* logits);
+  void project(const float* x, std::initializer_list<Product> products, const std::function<void()>& first = [] {});
   // Of the block's token `index`, and into its place.
-  void project(const float* x, std::initializer_list<Product> products);
   void normalise(const Norm& norm, uint32_t index) const;
+  void normalise(const Norm& norm, const float* x, float* out) const;
   void add_to_residual(uint32_t first, uint32_t last);
   uint32_t likeliest() const;
   bool ends_text(uint32_t token) const;
@@ -94,6 +101,8 @@ class Model {
   std::vector<Rotation> rotations_;  // of the block's tokens
   Buffers buffers_;
   Rounding rounding_;
+  const uint32_t first_ahead_;
+  AlignedArray<float> attended_;  // what attention added to the last token, [layers_ - first_ahead_][d_model]
   uint32_t position_ = 0;  // tokens in the cache
   Counters counters_{};
 };

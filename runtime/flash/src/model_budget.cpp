@@ -44,6 +44,7 @@ ModelOptions default_model_options() {
   options.mode = HH_FLASH_EXACT;
   options.kv_dtype = HH_FLASH_FP32;
   options.read_ahead = 1;
+  options.prefetch = 1;
   options.session = default_options();
   options.session.window_tokens = HH_FLASH_WINDOW_UNLIMITED;
   options.session.pinned_neurons = HH_FLASH_PIN_MOST;
@@ -57,7 +58,8 @@ ModelBudget::ModelBudget(const Pack& pack, const ModelWeights& weights, const Mo
       kv_bytes(kv.bytes()),
       buffer_bytes(kModelBytes +
                    Model::buffer_bytes(weights.config(), pack.layout().shape.d_model, Model::block_tokens(options)) +
-                   Attention::scratch_bytes(kv, options.session.compute_threads)),
+                   Attention::scratch_bytes(kv, options.session.compute_threads) +
+                   Model::attended_bytes(options, pack.layout().layer_count(), pack.layout().shape.d_model)),
       session(pack, options.session, Model::block_tokens(options)),
       model_bytes(weight_bytes + kv_bytes + buffer_bytes),
       floor_bytes(model_bytes + session.floor_bytes) {}

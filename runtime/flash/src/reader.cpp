@@ -18,6 +18,7 @@ struct Range {
 constexpr uint32_t kRings = 2;            // one alone would take as long to begin and to end small reads as they take
 constexpr size_t kSubmittedAtOnce = 8;  // the first are under way while the next are prepared
 constexpr uint32_t kSharedBy = 4;       // small loads that share a buffer, so that more of them are under way
+constexpr size_t kBegunFirst = 2;       // the device is at work on these while the caller prepares the rest
 
 // What to read of a bundle, from its start. The last part takes the bias along.
 Range wanted(const BundleShape& shape, uint8_t part) {
@@ -132,33 +133,49 @@ void ReaderPool::submit(ReadBatch& batch, Priority priority) {
   if (batch.jobs_.empty()) return;
   batch.priority_ = priority;
   std::unique_lock<std::mutex> lock(mutex_);
-  if (priority == Priority::kLoad && callers_ring_ != nullptr) begin_here(batch, lock);
-  if (batch.claimed_ == batch.end_) return;
   const auto later = [&](const ReadBatch* waiting) { return waiting->priority_ > priority; };
   queue_.insert(std::find_if(queue_.begin(), queue_.end(), later), &batch);
   lock.unlock();
   work_.notify_one();
 }
 
-// As many of a batch's reads as there is room for. The caller ends them when it waits for the batch.
+void ReaderPool::begin(ReadBatch& batch, Priority priority) {
+  if (callers_ring_ != nullptr) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    begin_here(batch, lock);
+    if (batch.claimed_ == batch.end_) return;
+  }
+  submit(batch, priority);
+}
+
 void ReaderPool::begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock) {
   uint8_t* room = nullptr;
   uint32_t left = 0;
-  while (batch.claimed_ < batch.end_ && callers_claims_.size() < kSharedBy * count_) {
-    const uint32_t bytes = batch.jobs_[batch.claimed_].bytes;
-    if (bytes > left) {
-      if (free_buffers_.empty()) break;
-      room = take_buffer();
-      callers_buffers_.push_back(room);
-      left = chunk_bytes_;
-    }
-    const Claim claimed = claim(batch, room, true);
-    room += bytes;
-    left -= bytes;
-    callers_ring_->prepare(file_.descriptor(), claimed.job->offset, claimed.buffer, claimed.job->bytes,
-                           callers_claims_.size());
-    callers_claims_.push_back(claimed);
+  for (size_t prepared = 1; prepare(batch, room, left); ++prepared) {
+    if (prepared == kBegunFirst) submit_here(lock);
   }
+  submit_here(lock);
+}
+
+// The batch's next read, if there is room for it. Loads go to `room`, of which `left` bytes are free, or to a new buffer.
+bool ReaderPool::prepare(ReadBatch& batch, uint8_t*& room, uint32_t& left) {
+  if (batch.claimed_ == batch.end_ || callers_claims_.size() == kSharedBy * count_) return false;
+  const uint32_t bytes = batch.jobs_[batch.claimed_].bytes;
+  if (batch.streams() || bytes > left) {
+    if (free_buffers_.empty()) return false;
+    room = take_buffer();
+    left = chunk_bytes_;
+    if (!batch.streams()) callers_buffers_.push_back(room);
+  }
+  const Claim claimed = claim(batch, room, !batch.streams());
+  room += bytes;
+  left -= bytes;
+  callers_ring_->prepare(file_.descriptor(), claimed.job->offset, claimed.buffer, bytes, callers_claims_.size());
+  callers_claims_.push_back(claimed);
+  return true;
+}
+
+void ReaderPool::submit_here(std::unique_lock<std::mutex>& lock) {
   lock.unlock();
   const uint32_t refused = callers_ring_->submit(0);
   lock.lock();
@@ -199,6 +216,7 @@ void ReaderPool::wait(ReadBatch& batch) {
 
 void ReaderPool::wait_for(ReadBatch& batch, size_t first, size_t count) {
   std::unique_lock<std::mutex> lock(mutex_);
+  end_here(lock);
   batch.awaited_ = Span<const ReadJob>(batch.jobs_).subspan(first, count);
   done_.wait(lock, [&] { return batch.failure_ != HH_FLASH_OK || batch.awaited_are_there(); });
   batch.awaited_ = {};

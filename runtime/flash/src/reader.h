@@ -115,6 +115,10 @@ class ReaderPool {
   // Loads that go with a stream are submitted before it.
   void submit(ReadBatch& batch, Priority priority);
 
+  // The same, but where there is an io_uring the calling thread begins what there is room for, and whoever waits for the
+  // batch ends it.
+  void begin(ReadBatch& batch, Priority priority);
+
   // Until all jobs of a batch that loads rows are done. Throws Error for the first one that failed; even then, none
   // is under way any more.
   void wait(ReadBatch& batch);
@@ -147,7 +151,9 @@ class ReaderPool {
   Claim claim(ReadBatch& batch);
   Claim claim(ReadBatch& batch, uint8_t* buffer, bool shares);
   uint8_t* take_buffer();
+  bool prepare(ReadBatch& batch, uint8_t*& room, uint32_t& left);
   void begin_here(ReadBatch& batch, std::unique_lock<std::mutex>& lock);
+  void submit_here(std::unique_lock<std::mutex>& lock);
   void end_here(std::unique_lock<std::mutex>& lock);
   // `got`: bytes that are in the buffer already.
   void read(const Claim& claim, int64_t got) const;

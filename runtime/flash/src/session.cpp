@@ -103,10 +103,14 @@ void Session::feed_forward(uint32_t layer, hh_flash_mode mode, const float* x, S
   if (mode != HH_FLASH_SELECTED) return feed_forward_block(layer, mode == HH_FLASH_EXACT, x, 1, y, next);
   require_usable(layer);
   const ComputePool::Awake awake(compute_);
-  // Buffers that hold what nobody will ask for would be missing elsewhere.
-  drop_ahead();
-  begin(layer, x, 1);
-  choose(layer, x, neurons, use_selector);
+  if (!chosen_ahead_ || loads_.layer() != layer || !use_selector) {
+    // Buffers that hold what nobody will ask for would be missing elsewhere.
+    drop_ahead();
+    if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+    choose(layer, x, neurons, use_selector);
+    plan_selected(layer);
+  }
+  begin(x, 1);
   run_selected(layer);
   finish_output(layer, y);
 }
@@ -116,14 +120,14 @@ void Session::feed_forward_block(uint32_t layer, bool exact, const float* x, uin
   require_usable(layer);
   if (tokens == 0 || tokens > block_tokens_) fail(HH_FLASH_INVALID_ARGUMENT, "A block has too many tokens, or none.");
   const ComputePool::Awake awake(compute_);
-  if (ahead_->layer() != layer) drop_ahead();
-  begin(layer, x, tokens);
+  if (chosen_ahead_ || ahead_->layer() != layer) drop_ahead();
+  if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+  begin(x, tokens);
   run_all(layer, exact, next);
   finish_output(layer, y);
 }
 
-void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
-  if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+void Session::begin(const float* x, uint32_t tokens) {
   block_ = tokens;
   const RowFormat rows = layout_.shape.row();
   for (uint32_t i = 0; i < tokens; ++i) {
@@ -133,15 +137,12 @@ void Session::begin(uint32_t layer, const float* x, uint32_t tokens) {
 }
 
 void Session::run_selected(uint32_t layer) {
-  Table& table = tables_[layer];
-  admit_selected(layer, ++tokens_[layer], loads_);
-  streams_->begin(layer, nullptr);
-  for (const uint32_t position : overflow_) streams_->add({position, 0});
-  streams_->plan(layout_, budget_.policy);
+  chosen_ahead_ = false;
   try {
-    load_and_compute(table);
+    load_and_compute(tables_[layer]);
     stream_and_compute(layer, false);
   } catch (...) {
+    reads_planned_ = false;
     undo(loads_);
     reader_.drain(*streams_);
     throw;
@@ -216,10 +217,6 @@ void Session::load_and_compute(Table& table) {
   }
   for (const Piece& piece : loads_.pieces()) marks_[piece.row] = 0;
   // The first part of the arithmetic begins the reads, under the others.
-  const auto begin_reads = [&] {
-    reader_.submit(loads_, Priority::kLoad);
-    reader_.submit(*streams_, Priority::kStream);
-  };
   if (count == 0) begin_reads();
   compute(count, [&](size_t first, size_t last) {
     // Parts before the first that has neurons begin at 0 too.
@@ -307,9 +304,11 @@ void Session::stream_ahead(uint32_t layer) {
 }
 
 void Session::drop_ahead() {
-  if (!streaming_ahead_) return;
-  streaming_ahead_ = false;
-  reader_.drain(*ahead_);
+  if (std::exchange(streaming_ahead_, false)) reader_.drain(*ahead_);
+  if (!std::exchange(chosen_ahead_, false)) return;
+  reads_planned_ = false;
+  undo(loads_);
+  reader_.drain(*streams_);
 }
 
 // Half of the buffers are computed from while the other half is read into; always the same number, so that the order

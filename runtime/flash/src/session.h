@@ -64,6 +64,13 @@ class Session {
   void feed_forward_block(uint32_t layer, bool exact, const float* x, uint32_t tokens, float* y,
                           uint32_t next = kNoLayer);
   void prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
+  // The neurons, or the selector's choice for x, are what the next call of feed_forward computes, if that is one of the
+  // layer, in selected mode and with the selector, which is not asked again.
+  void choose_ahead(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector);
+  // Begins to read what was chosen ahead, if that has not begun. For any thread, while the caller waits for it.
+  void begin_reads();
+  // Gives up what is under way for layers to come.
+  void drop_ahead();
   // The whole number; writes at most ids.size().
   size_t select(uint32_t layer, const float* x, Span<uint32_t> ids);
   size_t resident(uint32_t layer, Span<uint32_t> ids);
@@ -94,13 +101,13 @@ class Session {
   void undo(ReadBatch& batch) noexcept;
   void submit(ReadBatch& batch, Priority priority);
 
+  void plan_selected(uint32_t layer);
   void run_selected(uint32_t layer);
-  void begin(uint32_t layer, const float* x, uint32_t tokens);
+  void begin(const float* x, uint32_t tokens);
   void run_all(uint32_t layer, bool exact, uint32_t next);
   void plan_stream(uint32_t layer, ReadBatch& batch);
   void begin_stream(uint32_t layer);
   void stream_ahead(uint32_t layer);
-  void drop_ahead();
   void load_and_compute(Table& table);
   void stream_and_compute(uint32_t layer, bool exact);
   void take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to);
@@ -136,6 +143,8 @@ class Session {
   ReadBatch* streams_ = &stream_batches_[0];
   ReadBatch* ahead_ = &stream_batches_[1];  // what the next layer will stream
   bool streaming_ahead_ = false;
+  bool chosen_ahead_ = false;      // for the layer of loads_, by loads_ and streams_
+  bool reads_planned_ = false;     // of loads_ and streams_, and not begun
   ReadBatch prefetches_;
   bool prefetching_ = false;
 

@@ -75,6 +75,31 @@ void Session::admit_selected(uint32_t layer, uint64_t token, ReadBatch& batch) {
   counters_.neurons_loaded += batch.pieces().size();
 }
 
+void Session::plan_selected(uint32_t layer) {
+  admit_selected(layer, ++tokens_[layer], loads_);
+  streams_->begin(layer, nullptr);
+  for (const uint32_t position : overflow_) streams_->add({position, 0});
+  streams_->plan(layout_, budget_.policy);
+  reads_planned_ = true;
+}
+
+void Session::begin_reads() {
+  if (!std::exchange(reads_planned_, false)) return;
+  reader_.begin(loads_, Priority::kLoad);
+  reader_.begin(*streams_, Priority::kStream);
+}
+
+void Session::choose_ahead(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
+  require_usable(layer);
+  drop_ahead();
+  // One that fails takes its rows back, and would move those that are planned now.
+  if (prefetching_ && prefetches_.layer() == layer) finish_prefetch();
+  choose(layer, x, neurons, use_selector);
+  plan_selected(layer);
+  counters_.prefetched += loads_.pieces().size();
+  chosen_ahead_ = true;
+}
+
 void Session::prefetch(uint32_t layer, const float* x, Span<const uint32_t> neurons, bool use_selector) {
   require_usable(layer);
   drop_ahead();

@@ -49,7 +49,4 @@ def model_options(
         session,
         chosen,
         context_tokens=min(context_tokens, pack.model_info.max_positions),
-        # What a selector expects of the next layer is not what it then selects: where reads are the limit, loading
-        # both costs more than the overlap gives (1.13 times the time per token with SmolLM2-135M, half resident).
-        prefetch=chosen != "selected",
     )

@@ -18,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 pytest.importorskip("transformers", reason="needs `pip install handheld[llm]`")
+import torch
 
 from handheld.runtime.errors import RuntimeFailure
 from handheld.runtime.flash import (
@@ -29,7 +30,7 @@ from handheld.runtime.flash import (
     open_pack,
 )
 
-from .checkpoints import MODELS, POSITIONS, VOCAB, Checkpoint, make_checkpoint
+from .checkpoints import MODELS, POSITIONS, VOCAB, Checkpoint, make_checkpoint, write_pack
 
 # fp32 sums in another order, through three layers; logits reach 9.
 TOLERANCE = dict(rtol=1e-4, atol=2e-4)
@@ -160,15 +161,52 @@ def test_selected_mode_computes_prompts_as_exact_mode_does(checkpoint: Callable[
     assert hot.stats().session.neurons_computed == 20 * 9 * open_pack(packed.path).info.layers
 
 
-def test_prefetching_what_the_selector_expects_changes_no_result(checkpoint: Callable[..., Checkpoint]) -> None:
-    packed = checkpoint("llama", selector="ternary")
+def test_neurons_are_chosen_as_if_attention_added_what_it_added_last(
+    checkpoint: Callable[..., Checkpoint], tmp_path: Path
+) -> None:
+    constant = make_checkpoint(tmp_path / "varying.flash", "llama", selector="ternary").model
+    with torch.no_grad():
+        for layer in constant.model.layers:
+            layer.self_attn.o_proj.weight.zero_()  # its bias is left
+    write_pack(tmp_path / "constant.flash", constant, "fp32", "ternary")
     options: dict[str, Any] = {"mode": "selected", "select_share": 0.3, "compute_resident": False}
-    plain, ahead = (open_model(packed.path, prefetch=prefetch, **options) for prefetch in (False, True))
+    plain, ahead = (
+        open_model(tmp_path / "constant.flash", prefetch=prefetch, **options) for prefetch in (False, True)
+    )
     logits = one_by_one(plain, TEXT)
-    np.testing.assert_allclose(one_by_one(ahead, TEXT), logits, **TOLERANCE)
+    foreseen = one_by_one(ahead, TEXT)
+    np.testing.assert_allclose(foreseen[1:], logits[1:], **TOLERANCE)
+    assert np.abs(foreseen[0] - logits[0]).max() > 0.01, "of a text's first token, nothing is known"
     assert plain.stats().session.prefetched == 0
     assert ahead.stats().session.prefetched > 0
-    assert np.abs(logits - packed.logits(TEXT)).max() > 0.01
+    ahead.reset()
+    np.testing.assert_array_equal(one_by_one(ahead, TEXT), foreseen)
+
+
+def test_a_choice_that_was_made_ahead_ends_with_a_cancelled_call(checkpoint: Callable[..., Checkpoint]) -> None:
+    model = open_model(checkpoint("llama", selector="ternary").path, mode="selected", select_share=0.3)
+    logits = one_by_one(model, TEXT[:8])
+    cancelling = threading.Event()
+
+    def cancel() -> None:
+        while not cancelling.is_set():
+            model.cancel()
+            model.resume()
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(cancel)
+        failures = 0
+        for _ in range(200):
+            try:
+                model.decode([1])
+            except FlashError:
+                failures += 1
+        cancelling.set()
+        running.result()
+    assert failures > 0
+    model.resume()
+    model.reset()
+    np.testing.assert_allclose(one_by_one(model, TEXT[:8]), logits, **TOLERANCE)
 
 
 def test_what_the_next_layer_streams_is_read_ahead(llama: Checkpoint) -> None:

@@ -269,8 +269,9 @@ typedef struct hh_flash_model_options {
   uint32_t kv_dtype;       /* of the key-value cache: HH_FLASH_FP32 (default) or HH_FLASH_FP16, half of the bytes */
   uint32_t read_ahead;     /* 1 (default): dense and exact mode read what the next layer will need under this layer's
                               arithmetic; 0: not */
-  uint32_t prefetch;       /* 1: selected mode loads what the selector expects the next layer to need, from the text
-                              before its attention; 0 (default): not */
+  uint32_t prefetch;       /* 1 (default): selected mode chooses a layer's neurons before the layer's attention, as if
+                              that added what it added to the token before, and reads them under it; not in the first
+                              tenth of the layers; 0: after attention */
   hh_flash_session_options session; /* budget_bytes covers the whole model. window_tokens is UNLIMITED by default here,
                                        pinned_neurons HH_FLASH_PIN_MOST, which outside selected mode is all that fit,
                                        miss_weight 0.35 */

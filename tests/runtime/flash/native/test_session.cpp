@@ -147,5 +147,84 @@ TEST(a_session_closes_while_its_prefetch_is_under_way) {
   for (int round = 0; round < 10; ++round) {
     Session session(pack, small_options(*pack, 8000));
     session.prefetch(1, nullptr, every(2, 0, 4000), false);
+    if (round % 3 == 0) continue;
+    session.choose_ahead(0, nullptr, every(3, 0, 4000), false);
+    if (round % 3 == 1) session.begin_reads();
+  }
+}
+
+TEST(what_was_chosen_ahead_is_what_the_layers_call_computes) {
+  const test::Model model = test::write_model(3);
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  for (const uint32_t rows : {6u, 60u, 288u}) {  // what finds no row is streamed
+    for (const bool uring : {true, false}) {
+      Options options = small_options(*pack, rows);
+      options.techniques &= ~static_cast<uint32_t>(HH_FLASH_COMPUTE_RESIDENT);
+      if (!uring) options.techniques &= ~static_cast<uint32_t>(HH_FLASH_IO_URING);
+      Session session(pack, options);
+      std::vector<float> y(model.layout.shape.d_model);
+      for (uint32_t token = 0; token < 30; ++token) {
+        const std::vector<float> x = model.input(token);
+        for (uint32_t layer = 0; layer < 3; ++layer) {
+          const std::vector<uint32_t> chosen = every(3 + layer, token % 3, model.layout.d_ff);
+          session.choose_ahead(layer, nullptr, chosen, false);
+          if (token % 2 == 0) session.begin_reads();
+          session.feed_forward(layer, HH_FLASH_SELECTED, x.data(), {}, true, y.data());
+          CHECK(test::close(y, model.output(layer, x, &chosen)));
+        }
+      }
+      const hh_flash_stats stats = session.stats();
+      CHECK(stats.prefetched > 0 && stats.prefetched == stats.neurons_loaded);
+      CHECK(stats.held_peak_bytes <= stats.budget_bytes);
+    }
+  }
+}
+
+TEST(what_was_chosen_ahead_and_is_not_asked_for_leaves_the_table_whole) {
+  const test::Model model = test::write_model(2, 64, 1000);
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  Options options = small_options(*pack, 1200);
+  options.window_tokens = HH_FLASH_WINDOW_UNLIMITED;
+  options.techniques &= ~static_cast<uint32_t>(HH_FLASH_COMPUTE_RESIDENT);
+  Session session(pack, options);
+  const std::vector<uint32_t> some = every(20, 1, 1000);
+  const std::vector<uint32_t> others = every(5, 0, 1000);
+  for (uint32_t round = 0; round < 28; ++round) {
+    const std::vector<float> x = model.input(round);
+    CHECK(test::close(run(session, model, 1, HH_FLASH_SELECTED, x, some), model.output(1, x, &some)));
+    const size_t resident = session.resident(1, {});
+    session.choose_ahead(1, nullptr, others, false);
+    if (round % 2 == 0) session.begin_reads();
+    switch (round % 7) {
+      case 0: session.drop_ahead(); break;
+      case 1: CHECK(test::close(run(session, model, 0, HH_FLASH_DENSE, x), model.output(0, x, nullptr))); break;
+      case 2: CHECK(test::close(run(session, model, 1, HH_FLASH_EXACT, x), model.output(1, x, nullptr))); break;
+      case 3: CHECK(test::close(run(session, model, 1, HH_FLASH_SELECTED, x, some), model.output(1, x, &some))); break;
+      case 4: session.prefetch(1, nullptr, some, false); break;
+      case 5: session.choose_ahead(0, nullptr, some, false); break;
+      default: session.cancel(); session.resume();
+    }
+    if (round % 7 == 2) {
+      session.reset();
+    } else {
+      CHECK(session.resident(1, {}) == resident);
+    }
+  }
+}
+
+TEST(a_file_that_shrinks_fails_the_call_that_needs_what_was_chosen_ahead) {
+  const test::Model model = test::write_model();
+  const auto pack = std::make_shared<const Pack>(model.folder, true);
+  Session session(pack, small_options(*pack, 192));
+  const std::vector<float> x = model.input(2);
+  std::vector<float> y(model.layout.shape.d_model);
+  CHECK(truncate((model.folder + "/neurons.bin").c_str(), kPageBytes) == 0);
+  for (const bool begun : {true, false}) {
+    session.choose_ahead(1, nullptr, every(3, 1, model.layout.d_ff), false);
+    if (begun) session.begin_reads();
+    CHECK(check::status_of([&] {
+            session.feed_forward(1, HH_FLASH_SELECTED, x.data(), {}, true, y.data());
+          }) == HH_FLASH_IO);
+    CHECK(session.resident(1, {}) == 0);
   }
 }
