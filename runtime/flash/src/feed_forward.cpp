@@ -7,12 +7,7 @@
 namespace handheld::flash {
 namespace {
 
-// Neurons that a stage treats before the next one does: as many as their last one adds up in integers, or two kernel calls,
-// as one leaves the processor idle at its end, while sums are reduced, and many would be fetched too early for the cache.
 constexpr size_t kMostBatch = kColumnsAtOnce;
-size_t batch_of(const RowFormat& format, bool rounds_hidden) {
-  return rounds_hidden && sums_columns(format) ? kColumnsAtOnce : 2 * kRowsAtOnce;
-}
 
 // Asks for a part that is needed some neurons later.
 void fetch(const uint8_t* part, uint32_t bytes) {
@@ -45,7 +40,7 @@ class Layer {
         x_(x),
         activity_(activity),
         rounds_hidden_(rounds_hidden),
-        batch_(batch_of(format_, rounds_hidden)),
+        batch_(batch_size(shape, rounds_hidden)),
         y_(y) {}
 
   void run(const uint8_t* const* bundles, size_t count) {
@@ -199,6 +194,15 @@ class Layer {
 };
 
 }  // namespace
+
+// As many as the last stage adds up in integers, or two kernel calls, as one leaves the processor idle at its end, while sums
+// are reduced, and many would be fetched too early for the cache.
+size_t batch_size(const BundleShape& shape, bool rounds_hidden) {
+  const RowFormat row = shape.row();
+  if (!rounds_hidden || !sums_columns(row)) return 2 * kRowsAtOnce;
+  // Of bytes, more would have left the cache before the last stage.
+  return row.dtype == HH_FLASH_INT8 ? kColumnsAtOnce / 2 : kColumnsAtOnce;
+}
 
 float activate(hh_flash_activation activation, float value) {
   // max(value, 0) would turn a NaN into 0.

@@ -16,11 +16,14 @@ struct Activity {
   uint8_t* active = nullptr;  // set to 1 for each bundle that counts; null: nobody asks
 };
 
+// So many bundles go through a stage of the arithmetic before the next one; of less, some are treated one by one.
+size_t batch_size(const BundleShape& shape, bool rounds_hidden);
+
 float activate(hh_flash_activation activation, float value);
 
 // y += sum over the bundles of h * down, with h = activation(gate . x) * (up . x) or activation(up . x + bias).
-// Without `activity` every bundle counts. `rounds_hidden`: h times the scales of down is rounded to 8 bits, of int4 and int4m
-// rows.
+// Without `activity` every bundle counts. `rounds_hidden`: h times the scales of down is rounded, as
+// Kernels::quantised_accumulate does.
 void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
                      size_t count, const Activity* activity, bool rounds_hidden, float* y);
 

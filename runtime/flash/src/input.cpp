@@ -27,9 +27,7 @@ void dots(const Kernels& kernels, const RowFormat& format, const uint8_t* const*
   kernels.dots(format, rows, count, x.values, out, ahead);
 }
 
-bool sums_columns(const RowFormat& format) {
-  return format.dtype == HH_FLASH_INT4 || format.dtype == HH_FLASH_INT4M;
-}
+bool sums_columns(const RowFormat& format) { return format.grouped(); }
 
 void accumulate(const Kernels& kernels, const RowFormat& format, const uint8_t* const* rows, size_t count,
                 const float* coefficients, bool rounded, float* y, const uint8_t* const* ahead) {

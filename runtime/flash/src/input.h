@@ -39,7 +39,7 @@ void dots(const Kernels& kernels, const RowFormat& format, const uint8_t* const*
 // Whether Kernels::quantised_accumulate is for such rows.
 bool sums_columns(const RowFormat& format);
 
-// y += coefficients[r] * rows[r], of any number of rows. Where `rounded` is set, int4 and int4m rows are multiplied in
+// y += coefficients[r] * rows[r], of any number of rows. Where `rounded` is set, rows with scales are multiplied in
 // integers, kColumnsAtOnce of them with one step. `ahead` as Kernels::dots.
 void accumulate(const Kernels& kernels, const RowFormat& format, const uint8_t* const* rows, size_t count,
                 const float* coefficients, bool rounded, float* y, const uint8_t* const* ahead);

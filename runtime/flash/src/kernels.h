@@ -39,8 +39,8 @@ struct Kernels {
   // `dots` in integers, of int8, int4 and int4m rows with the group size of x.
   void (*quantised_dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
                          float* out, const uint8_t* const* ahead);
-  // `accumulate` in integers, of int4 and int4m rows: a coefficient times a scale is rounded to 8 bits, with one step per
-  // group for all rows of a call.
+  // `accumulate` in integers, of int8, int4 and int4m rows: a coefficient times a scale is rounded to 8 bits, of int8 rows to
+  // 12, with one step per group for all rows of a call.
   void (*quantised_accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count,
                                const float* coefficients, float* y, const uint8_t* const* ahead);
   // out[i] = rows[i] . x, of any number of rows. A row is codes[d / 4], then fp16 scales[d / group_size].

@@ -107,7 +107,7 @@ inline void eight_pairs(const uint8_t* from, float* even, float* odd) {
   Simd::store(odd + 4, Simd::widen_half(vget_high_u16(odds)));
 }
 
-inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
+inline void sum_columns(const PairedColumns<Shorts>& columns, uint32_t blocks, Shorts* sums) {
   for (uint32_t b = 0; b < blocks; ++b) {
     int16x8_t total[4];
     UNROLL for (size_t v = 0; v < 4; ++v) total[v] = vdupq_n_s16(0);
@@ -127,6 +127,25 @@ inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* s
     }
     UNROLL for (size_t v = 0; v < 4; ++v) vst1q_s16(reinterpret_cast<int16_t*>(sums + 4 * b + v), total[v]);
   }
+}
+
+inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums) {
+  int32x4_t total[8];
+  UNROLL for (size_t v = 0; v < 8; ++v) total[v] = vdupq_n_s32(0);
+  for (size_t p = 0; p < columns.pairs; ++p) {
+    __builtin_prefetch(columns.fetched[2 * p] + columns.fetched_at);
+    int16_t codes[2];
+    __builtin_memcpy(codes, reinterpret_cast<const uint8_t*>(columns.codes + p) + 4 * columns.lanes[0], sizeof codes);
+    UNROLL for (size_t c = 0; c < 2; ++c) {
+      const uint8_t* const weights = columns.rows[2 * p + c] + columns.at;
+      UNROLL for (size_t v = 0; v < 4; ++v) {
+        const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(weights + 8 * v)));
+        total[2 * v] = vmlal_n_s16(total[2 * v], vget_low_s16(wide), codes[c]);
+        total[2 * v + 1] = vmlal_n_s16(total[2 * v + 1], vget_high_s16(wide), codes[c]);
+      }
+    }
+  }
+  UNROLL for (size_t v = 0; v < 8; ++v) vst1q_s32(reinterpret_cast<int32_t*>(sums) + 4 * v, total[v]);
 }
 
 // Two pairs of codes 0 .. 3 with bytes sum to at most 4 * 3 * 127, so 16 bits hold them.

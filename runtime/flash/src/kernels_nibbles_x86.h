@@ -170,7 +170,7 @@ inline __m256i load_blocks_of(const uint8_t* from) {
 
 // Of two columns, bytes are interleaved: one instruction multiplies both, each with its code.
 template <uint32_t blocks>
-inline void sum_pairs(const PairedColumns& columns, Shorts* sums) {
+inline void sum_pairs(const PairedColumns<Shorts>& columns, Shorts* sums) {
   const auto bytes_of = [](uint32_t lane) { return _mm_set1_epi16(static_cast<short>(2 * lane | (2 * lane + 1) << 8)); };
   const __m256i lanes = _mm256_set_m128i(bytes_of(columns.lanes[1]), bytes_of(columns.lanes[0]));
   const __m256i nibble = _mm256_set1_epi8(15);
@@ -198,7 +198,36 @@ inline void sum_pairs(const PairedColumns& columns, Shorts* sums) {
   }
 }
 
-inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
-  if (blocks == 2) return sum_pairs<2>(columns, sums);
-  sum_pairs<1>(columns, sums);
+inline void sum_columns(const PairedColumns<Shorts>& nibbles, uint32_t blocks, Shorts* sums) {
+  if (blocks == 2) return sum_pairs<2>(nibbles, sums);
+  sum_pairs<1>(nibbles, sums);
+}
+
+// Bytes in the upper half of 16 bits are weights times 256, with their signs. The code of 12 bits leaves room for that.
+inline void sum_columns(const PairedColumns<Ints>& bytes, uint32_t, Ints* sums) {
+  const __m256i zero = _mm256_setzero_si256();
+  __m256i total[4];
+  UNROLL for (size_t v = 0; v < 4; ++v) total[v] = zero;
+  for (size_t p = 0; p < bytes.pairs; ++p) {
+    __builtin_prefetch(bytes.fetched[2 * p] + bytes.fetched_at);
+    const __m256i first = load_blocks_of<2>(bytes.rows[2 * p] + bytes.at);
+    const __m256i second = load_blocks_of<2>(bytes.rows[2 * p + 1] + bytes.at);
+    int codes;
+    __builtin_memcpy(&codes, reinterpret_cast<const uint8_t*>(bytes.codes + p) + 4 * bytes.lanes[0], sizeof codes);
+    const __m256i both = _mm256_set1_epi32(codes);
+    const __m256i pairs[2] = {_mm256_unpacklo_epi8(first, second), _mm256_unpackhi_epi8(first, second)};
+    UNROLL for (size_t v = 0; v < 2; ++v) {
+      const __m256i low = _mm256_unpacklo_epi8(zero, pairs[v]);
+      const __m256i high = _mm256_unpackhi_epi8(zero, pairs[v]);
+      total[2 * v] = _mm256_add_epi32(total[2 * v], _mm256_madd_epi16(low, both));
+      total[2 * v + 1] = _mm256_add_epi32(total[2 * v + 1], _mm256_madd_epi16(high, both));
+    }
+  }
+  // Four sums of the first 16 weights in each lower half, four of the others in each upper half.
+  UNROLL for (size_t v = 0; v < 2; ++v) {
+    const __m256i first = _mm256_permute2x128_si256(total[2 * v], total[2 * v + 1], 0x20);
+    const __m256i second = _mm256_permute2x128_si256(total[2 * v], total[2 * v + 1], 0x31);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + v), _mm256_srai_epi32(first, 8));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 2 + v), _mm256_srai_epi32(second, 8));
+  }
 }

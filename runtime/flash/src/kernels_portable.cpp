@@ -111,7 +111,7 @@ inline void eight_pairs(const uint8_t* from, float* even, float* odd) {
   }
 }
 
-inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* sums) {
+inline void sum_columns(const PairedColumns<Shorts>& columns, uint32_t blocks, Shorts* sums) {
   for (uint32_t i = 0; i < blocks * kBlock; ++i) {
     const uint32_t byte = i / kBlock * 16 + i % 16;
     const uint32_t shift = i % kBlock < 16 ? 0 : 4;
@@ -122,6 +122,20 @@ inline void sum_columns(const PairedColumns& columns, uint32_t blocks, Shorts* s
       for (size_t c = 0; c < 2; ++c) sum += codes[c] * ((columns.rows[2 * p + c][columns.at + byte] >> shift) & 15);
     }
     sums[i / kEight][i % kEight] = static_cast<int16_t>(sum);
+  }
+}
+
+inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums) {
+  for (uint32_t i = 0; i < kBlock; ++i) {
+    int32_t sum = 0;
+    for (size_t p = 0; p < columns.pairs; ++p) {
+      const int32_t both = columns.codes[p][columns.lanes[0]];
+      const int16_t codes[] = {static_cast<int16_t>(both & 0xffff), static_cast<int16_t>(both >> 16)};
+      for (size_t c = 0; c < 2; ++c) {
+        sum += codes[c] * static_cast<int8_t>(columns.rows[2 * p + c][columns.at + i]);
+      }
+    }
+    sums[i / kEight][i % kEight] = sum;
   }
 }
 

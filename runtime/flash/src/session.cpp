@@ -160,6 +160,11 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
   const size_t bundles_at_once = block_ == 1 ? count : cached;
   const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
   const size_t parts = outputs();
+  // Whole batches, and where that leaves threads without any, whole kernel calls: rows that are left over are multiplied one
+  // by one.
+  const size_t batch = batch_size(layout_.shape, rounds_hidden());
+  const size_t unit = count >= parts * batch ? batch : kRowsAtOnce;
+  const auto start = [&](size_t part) { return std::min(count, (count * part / parts + unit - 1) / unit * unit); };
   const bool fresh = std::exchange(fresh_output_, false);
   const auto compute_part = [&](size_t first, size_t last, size_t part) {
     if (fresh) clear_output(part, part + 1);
@@ -184,7 +189,7 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
     compute_part(0, count, 0);
   } else {
     compute_.run(parts, [&](uint32_t part, uint32_t) {
-      compute_part(count * part / parts, count * (part + 1) / parts, part);
+      compute_part(start(part), start(part + 1), part);
     });
   }
   counters_.neurons_computed += count * block_;

@@ -173,7 +173,7 @@ print(process.memory_info().rss - before)
 
 def test_a_file_that_shrinks_while_open_is_an_error(model: Model, tmp_path: Path) -> None:
     path = Path(shutil.copytree(model.path, tmp_path / "copy.flash"))
-    session = open_pack(path).session(SessionOptions(budget_bytes=1 << 26))
+    session = open_pack(path).session(SessionOptions(budget_bytes=1 << 26, int8_hidden=False))
     x = model.x()
     session.ffn(0, x, "selected", np.arange(10))
     os.truncate(path / "neurons.bin", 16384)
@@ -191,7 +191,9 @@ def test_sessions_on_one_pack_run_at_the_same_time(make_model: Callable[..., Mod
     inputs = [(model.x(), model.neurons(60)) for _ in range(15)]
 
     def run(rows: int) -> None:
-        options = SessionOptions(budget_bytes=floor + rows * 600, reader_threads=3, compute_resident=False)
+        options = SessionOptions(
+            budget_bytes=floor + rows * 600, reader_threads=3, compute_resident=False, int8_hidden=False
+        )
         session = pack.session(options)
         for x, neurons in inputs:
             for layer in range(2):

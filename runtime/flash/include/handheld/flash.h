@@ -104,9 +104,9 @@ enum {
   HH_FLASH_INT8_ACTIVATIONS = 32, /* int8, int4 and int4m rows that are multiplied with activations take them rounded to
                               8 bits, with a scale for as many of them as a scale of the rows has, and multiply
                               integers; what is not quantised is computed in fp32 all the same */
-  HH_FLASH_INT8_HIDDEN = 64, /* int4 and int4m: h times a scale of the neuron's down part is rounded to 8 bits, with one
-                              step for that group of up to 32 neurons, and integers are added up; results depend, within
-                              that rounding, on which neurons are computed together */
+  HH_FLASH_INT8_HIDDEN = 64, /* int8, int4 and int4m: h times a scale of the neuron's down part is rounded to 8 bits, of
+                              int8 to 12, with one step for that group of up to 32 neurons, and integers are added up;
+                              results depend, within that rounding, on which neurons are computed together */
   HH_FLASH_GATE_FIRST = 128 /* ternary selector of gated layers, with a threshold, where rows have 256 bytes: a neuron that
                               its gate row keeps under it, were its up product four times the root mean square of others',
                               is not selected, and its up row not looked at; with miss_weight and COMPUTE_RESIDENT, nor is

@@ -155,7 +155,8 @@ TEST(integer_products_are_those_of_the_weights_with_the_rounded_vector) {
 TEST(integer_sums_of_columns_are_within_half_a_step_of_each) {
   std::mt19937 random(10);
   std::normal_distribution<float> value(0, 1);
-  for (const hh_flash_dtype dtype : {HH_FLASH_INT4, HH_FLASH_INT4M}) {
+  for (const hh_flash_dtype dtype : {HH_FLASH_INT8, HH_FLASH_INT4, HH_FLASH_INT4M}) {
+    const bool bytes = dtype == HH_FLASH_INT8;
     for (const uint32_t d : {32u, 96u, 576u, 2048u}) {
       for (const uint32_t group : {32u, 64u}) {
         if (d % group != 0) continue;
@@ -170,9 +171,9 @@ TEST(integer_sums_of_columns_are_within_half_a_step_of_each) {
         for (const bool alike : {false, true}) {
           std::vector<float> coefficients(kColumnsAtOnce);
           for (float& c : coefficients) c = alike ? -3.0f : value(random);
-          // The largest nibbles and codes, all of one sign: what could overflow.
+          // The largest weights and codes, all of one sign: what could overflow.
           for (size_t r = 0; alike && r < kColumnsAtOnce; ++r) {
-            std::memset(rows[r].data(), 0xff, format.weight_bytes());
+            std::memset(rows[r].data(), bytes ? 0x80 : 0xff, format.weight_bytes());
             for (uint32_t g = 0; g < d / group; ++g) {
               const uint16_t half = 0x1c00;
               std::memcpy(rows[r].data() + format.weight_bytes() + 2 * halves * g, &half, 2);
@@ -195,10 +196,11 @@ TEST(integer_sums_of_columns_are_within_half_a_step_of_each) {
                 sum += std::fabs(coefficients[r] * scale);
                 largest = std::max(largest, std::fabs(coefficients[r] * scale));
               }
-              const float step = std::max(largest / 127, sum / 2168);
+              const float step = bytes ? std::max(largest / 2047, sum / 65519) : std::max(largest / 127, sum / 2168);
               const float off = std::fabs(portable[i] - expected[i]);
-              // A nibble is 7.5 from the middle at most.
-              CHECK(off <= 0.501f * step * 7.5f * static_cast<float>(count) + 1e-5f);
+              const float from_middle = bytes ? 128 : 7.5f;
+              const float rounding = 1e-6f * from_middle * sum;
+              CHECK(off <= 0.501f * step * from_middle * static_cast<float>(count) + rounding + 1e-5f);
               error += off;
             }
             CHECK(alike || count == 1 || error > 1e-5);
@@ -206,7 +208,7 @@ TEST(integer_sums_of_columns_are_within_half_a_step_of_each) {
               std::vector<float> found(d, 0.5f);
               kernels->quantised_accumulate(format, pointers.data(), count, coefficients.data(), found.data(),
                                             pointers.data());
-              for (uint32_t i = 0; i < d; ++i) CHECK(close(found[i], portable[i], 1));
+              for (uint32_t i = 0; i < d; ++i) CHECK(close(found[i], portable[i], bytes ? 10 : 1));
             }
           }
         }
@@ -216,23 +218,25 @@ TEST(integer_sums_of_columns_are_within_half_a_step_of_each) {
 }
 
 TEST(what_is_not_finite_shows_in_integer_sums_of_columns) {
-  const RowFormat format{HH_FLASH_INT4M, 64, 32};
-  std::vector<uint8_t> row(format.part_bytes());
-  const uint16_t one = 0x3c00;
-  for (size_t at = format.weight_bytes(); at < row.size(); at += 2) std::memcpy(row.data() + at, &one, 2);
-  const uint8_t* rows[] = {row.data(), row.data(), row.data()};
-  for (const Kernels* kernels : with_portable(all_kernels())) {
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
-      const float coefficients[] = {1, bad, 1};
+  for (const hh_flash_dtype dtype : {HH_FLASH_INT8, HH_FLASH_INT4M}) {
+    const RowFormat format{dtype, 64, 32};
+    std::vector<uint8_t> row(format.part_bytes());
+    const uint16_t one = 0x3c00;
+    for (size_t at = format.weight_bytes(); at < row.size(); at += 2) std::memcpy(row.data() + at, &one, 2);
+    const uint8_t* rows[] = {row.data(), row.data(), row.data()};
+    for (const Kernels* kernels : with_portable(all_kernels())) {
+      for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+        const float coefficients[] = {1, bad, 1};
+        std::vector<float> y(64);
+        kernels->quantised_accumulate(format, rows, 3, coefficients, y.data(), nullptr);
+        for (const float v : y) CHECK(!std::isfinite(v));
+      }
+      // So small that its inverse is not a number.
+      const float tiny[] = {1e-44f, 1e-44f, 1e-44f};
       std::vector<float> y(64);
-      kernels->quantised_accumulate(format, rows, 3, coefficients, y.data(), nullptr);
-      for (const float v : y) CHECK(!std::isfinite(v));
+      kernels->quantised_accumulate(format, rows, 3, tiny, y.data(), nullptr);
+      for (const float v : y) CHECK(std::fabs(v) < 1e-40f);
     }
-    // So small that its inverse is not a number.
-    const float tiny[] = {1e-44f, 1e-44f, 1e-44f};
-    std::vector<float> y(64);
-    kernels->quantised_accumulate(format, rows, 3, tiny, y.data(), nullptr);
-    for (const float v : y) CHECK(std::fabs(v) < 1e-40f);
   }
 }
 

@@ -25,6 +25,7 @@ std::shared_ptr<const Pack> write_pack(const test::Model& layers, bool llama) {
 // A table of `rows` neurons over all layers.
 ModelOptions small_options(const Pack& pack, uint32_t rows, hh_flash_mode mode = HH_FLASH_DENSE) {
   ModelOptions options = default_model_options();
+  options.session.techniques &= ~static_cast<uint32_t>(HH_FLASH_INT8_HIDDEN);  // see test_session.cpp
   options.mode = mode;
   options.session.reader_threads = 3;
   options.session.chunk_bytes = 0;
@@ -168,6 +169,7 @@ TEST(calls_of_a_session_drop_what_another_layer_reads_ahead) {
   const test::Model layers = test::write_model(3, 64, 1000);
   const auto pack = std::make_shared<const Pack>(layers.folder, true);
   Options options = default_options();
+  options.techniques &= ~static_cast<uint32_t>(HH_FLASH_INT8_HIDDEN);
   options.reader_threads = 2;
   options.chunk_bytes = 0;
   options.budget_bytes = Budget(*pack, options).fixed_bytes + 200 * Budget(*pack, options).row_bytes;
