@@ -13,7 +13,7 @@ Sections, all by default:
 smollm2 is SmolLM2-135M-Instruct, its own weights and a real text. 1b and 3b are random weights in the shapes of
 Llama 3.2 1B and 3B with 32 000 tokens, whose activations repeat from token to token as those of a distilled model
 do (benchmarks/flash_shapes.py); they are labelled synthetic. Everything compared takes turns token by token; ratios
-are those of medians in one run. `--workdir` keeps what was written, 0.2 to 5 GB, for the next run.
+are of one run, of techniques those of medians. `--workdir` keeps what was written, 0.2 to 5 GB, for the next run.
 """
 
 from __future__ import annotations

@@ -164,7 +164,11 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
   // by one.
   const size_t batch = batch_size(layout_.shape, rounds_hidden());
   const size_t unit = count >= parts * batch ? batch : kRowsAtOnce;
-  const auto start = [&](size_t part) { return std::min(count, (count * part / parts + unit - 1) / unit * unit); };
+  // From one and a half times the mean size down to half of it, so that threads end at about the same time.
+  const auto start = [&](size_t part) {
+    const size_t before = count * part * (3 * parts - part) / (2 * parts * parts);
+    return std::min(count, (before + unit - 1) / unit * unit);
+  };
   const bool fresh = std::exchange(fresh_output_, false);
   const auto compute_part = [&](size_t first, size_t last, size_t part) {
     if (fresh) clear_output(part, part + 1);
