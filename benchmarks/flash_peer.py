@@ -86,7 +86,8 @@ def refusal(python: str | None) -> str | None:
 
 def compare(subject: Subject, python: str, threads: int, tokens: int, warmup: int) -> dict[str, Any]:
     """Rows by contender: tokens/s are tokens over the time they took together, as page faults take twice as long in
-    one token as in the next, and a median falls to either. `ratios` are those of tokens/s, `median_ratios` of medians.
+    one token as in the next, and a median falls to either. `ratios` are those of tokens/s, `median_ratios` those of
+    medians.
     """
     pack = subject.open()
     options = {
