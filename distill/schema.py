@@ -88,7 +88,7 @@ def faults(section: Any, prefix: str = "") -> list[str]:
 
 def to_yaml(section: Any) -> str:
     """YAML that `parse` reads back into an equal dataclass."""
-    return yaml.safe_dump(plain(section), sort_keys=False, width=110)
+    return yaml.dump(plain(section), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def plain(section: Any) -> dict[str, Any]:
@@ -226,6 +226,20 @@ class _Reader:
                 continue
             seen[name] = self.lines[at] = line
             yield name, item, at, line
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that a field of numbers would take for one: YAML 1.1 does not for `1E1`, see `_scalar`."""
+
+    def represent_text(self, text: str) -> yaml.Node:
+        try:
+            float(text)
+        except ValueError:
+            return self.represent_str(text)
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style="'")
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _scalar(node: yaml.Node, kind: type) -> Any:

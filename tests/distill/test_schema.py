@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from handheld.distill import schema
@@ -145,6 +145,8 @@ def test_a_dataclass_built_in_python_is_checked_as_a_file_is():
         inner=st.builds(Inner, rate=st.floats(0, 1)),
     )
 )
+@example(Outer("a", size="1E1"))
+@example(Outer("a", size="1_0"))
 def test_what_is_written_is_read_back(outer: Outer):
     assert schema.parse(schema.to_yaml(outer), Outer) == outer
 
