@@ -143,8 +143,8 @@ class Session {
   ReadBatch* streams_ = &stream_batches_[0];
   ReadBatch* ahead_ = &stream_batches_[1];  // what the next layer will stream
   bool streaming_ahead_ = false;
-  bool chosen_ahead_ = false;      // for the layer of loads_, by loads_ and streams_
-  bool reads_planned_ = false;     // of loads_ and streams_, and not begun
+  bool chosen_ahead_ = false;   // for the layer of loads_, by loads_ and streams_
+  bool reads_planned_ = false;  // of loads_ and streams_, and not begun
   ReadBatch prefetches_;
   bool prefetching_ = false;
 
