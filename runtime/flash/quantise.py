@@ -96,10 +96,14 @@ def join_int4m(codes: np.ndarray, scales: np.ndarray, minimums: np.ndarray) -> n
 
 
 def join_scaled(dtype: str, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
-    """Stored int8 or int4 rows of weights that are quantised already: codes (n, d) int8, in [-8, 7] for int4, and
-    scales (n, d / group size) fp16 -> (n, row_bytes) uint8. The blocks of a GGUF's Q8_0 and Q4_0 rows, group size
-    32, come through this without loss."""
-    weights = codes.view(np.uint8) if dtype == "int8" else _pack_nibbles((codes + np.int8(8)).view(np.uint8))
+    """Stored int8 or int4 rows of weights that are quantised already: codes (n, d) int8, in [-127, 127] or [-8, 7],
+    and scales (n, d / group size) fp16 -> (n, row_bytes) uint8. The blocks of a GGUF's Q8_0 and Q4_0 rows, group
+    size 32, come through this without loss; -128, which Q8_0 has room for and its writers do not use, becomes
+    -127."""
+    if dtype == "int8":
+        weights = np.maximum(codes, np.int8(-127)).view(np.uint8)
+    else:
+        weights = _pack_nibbles((codes + np.int8(8)).view(np.uint8))
     return np.concatenate([weights, np.ascontiguousarray(scales, "<f2").view(np.uint8)], axis=1)
 
 

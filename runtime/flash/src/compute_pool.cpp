@@ -94,8 +94,7 @@ void ComputePool::fork(Function function, void* context, uint32_t parts) {
   done_ = 0;
   parts_ = ((parts_ >> 32) + 1) << 32 | parts;
   if (parts > 1) wake_sleepers();
-  while (take_part(0)) {
-  }
+  join(0);
   while (!spin_until([&] { return done_.load(std::memory_order_acquire) == parts; })) std::this_thread::yield();
 }
 
@@ -104,16 +103,22 @@ bool ComputePool::has_parts() const {
   return (parts >> 16 & kMaxParts) < (parts & kMaxParts);
 }
 
-bool ComputePool::take_part(uint32_t thread) {
+uint32_t ComputePool::take_part() {
   uint64_t parts = parts_;
   uint32_t part;
   do {
     part = parts >> 16 & kMaxParts;
-    if (part >= (parts & kMaxParts)) return false;
+    if (part >= (parts & kMaxParts)) return kNoPart;
   } while (!parts_.compare_exchange_weak(parts, parts + (1 << 16)));
-  function_(context_, part, thread);
-  done_.fetch_add(1, std::memory_order_acq_rel);
-  return true;
+  return part;
+}
+
+// A part is taken before its fork's function is looked at: until that part is done, there is no other fork.
+void ComputePool::join(uint32_t thread) {
+  Parts mine(*this);
+  if (mine.first_ == kNoPart) return;
+  function_(context_, mine, thread);
+  done_.fetch_add(mine.taken_, std::memory_order_acq_rel);
 }
 
 void ComputePool::sleep() {
@@ -137,8 +142,7 @@ void ComputePool::work(uint32_t thread) {
     }
     if (stopping_) return;
     leave_core(caller_core_);
-    while (take_part(thread)) {
-    }
+    join(thread);
   }
 }
 

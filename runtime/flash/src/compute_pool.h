@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace handheld::flash {
@@ -29,15 +30,44 @@ class ComputePool {
 
   uint32_t threads() const { return static_cast<uint32_t>(workers_.size()) + 1; }
 
-  // Calls task(part, thread) once for each part, in no order. The task must not throw. At most kMaxParts.
+  // What one thread takes of a fork.
+  class Parts {
+   public:
+    explicit Parts(ComputePool& pool) : pool_(pool), first_(pool.take_part()) {}
+
+    // kNoPart when all are taken. Who takes a part does it before its task returns.
+    uint32_t take() {
+      const uint32_t part = first_ == kNoPart ? pool_.take_part() : std::exchange(first_, kNoPart);
+      if (part != kNoPart) ++taken_;
+      return part;
+    }
+
+   private:
+    friend ComputePool;
+    ComputePool& pool_;
+    uint32_t first_;
+    uint32_t taken_ = 0;
+  };
+
+  // Calls task(parts, thread) on each thread that has time while there are parts, of which there are kMaxParts at most.
+  // The task takes them, one at least, until there are none. It must not throw.
   template <typename Task>
-  void run(size_t parts, Task&& task) {
+  void run_each(size_t parts, Task&& task) {
     using Decayed = std::remove_reference_t<Task>;
-    fork([](void* context, uint32_t part, uint32_t thread) { (*static_cast<Decayed*>(context))(part, thread); },
+    fork([](void* context, Parts& mine, uint32_t thread) { (*static_cast<Decayed*>(context))(mine, thread); },
          const_cast<std::remove_const_t<Decayed>*>(&task), static_cast<uint32_t>(parts));
   }
 
+  // Calls task(part, thread) once for each part, in no order.
+  template <typename Task>
+  void run(size_t parts, Task&& task) {
+    run_each(parts, [&](Parts& mine, uint32_t thread) {
+      for (uint32_t part = mine.take(); part != kNoPart; part = mine.take()) task(part, thread);
+    });
+  }
+
   static constexpr size_t kMaxParts = 0xffff;
+  static constexpr uint32_t kNoPart = ~0u;
 
   // While it lives, workers stay awake from one fork to the next, or, inside of that, may sleep: a token has hundreds
   // of forks, and waking a thread takes as long as the arithmetic of one. For the thread that calls.
@@ -54,9 +84,10 @@ class ComputePool {
   };
 
  private:
-  using Function = void (*)(void* context, uint32_t part, uint32_t thread);
+  using Function = void (*)(void* context, Parts& mine, uint32_t thread);
   void fork(Function function, void* context, uint32_t parts);
-  bool take_part(uint32_t thread);
+  void join(uint32_t thread);
+  uint32_t take_part();
   bool has_parts() const;
   void keep(bool awake);
   bool wake_sleepers();

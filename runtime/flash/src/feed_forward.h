@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "format.h"
 #include "input.h"
+#include "memory.h"
 
 namespace handheld::flash {
 
@@ -21,10 +23,14 @@ size_t batch_size(const BundleShape& shape, bool rounds_hidden);
 
 float activate(hh_flash_activation activation, float value);
 
+// The bundles that the thread computes next, to be fetched meanwhile; asked for once, as the last ones before begin.
+using Following = std::function<Span<const uint8_t* const>()>;
+
 // y += sum over the bundles of h * down, with h = activation(gate . x) * (up . x) or activation(up . x + bias).
 // Without `activity` every bundle counts. `rounds_hidden`: h times the scales of down is rounded, as
 // Kernels::quantised_accumulate does.
-void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x, const uint8_t* const* bundles,
-                     size_t count, const Activity* activity, bool rounds_hidden, float* y);
+void compute_bundles(const BundleShape& shape, const Kernels& kernels, const Input& x,
+                     Span<const uint8_t* const> bundles, const Activity* activity, bool rounds_hidden, float* y,
+                     const Following& following);
 
 }  // namespace handheld::flash

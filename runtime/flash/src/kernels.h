@@ -14,6 +14,7 @@ namespace handheld::flash {
 
 constexpr size_t kRowsAtOnce = 4;      // rows per call of `dots` and `accumulate`, at most
 constexpr size_t kColumnsAtOnce = 32;  // rows per call of `quantised_accumulate`, at most
+constexpr uint32_t kLeadBytes = 256;   // of each of those rows, with its first scales: what that call begins with
 
 // An activation vector in int8 with one scale per group of as many values as a scale of the rows has.
 struct QuantisedVector {
@@ -39,8 +40,9 @@ struct Kernels {
   // `dots` in integers, of int8, int4 and int4m rows with the group size of x.
   void (*quantised_dots)(const RowFormat& format, const uint8_t* const* rows, size_t count, const QuantisedVector& x,
                          float* out, const uint8_t* const* ahead);
-  // `accumulate` in integers, of int8, int4 and int4m rows: a coefficient times a scale is rounded to 8 bits, of int8 rows to
-  // 12, with one step per group for all rows of a call.
+  // `accumulate` in integers, of int8, int4 and int4m rows: a coefficient times a scale is rounded to 8 bits, of int8
+  // rows to 12, with one step per group for all rows of a call. It goes through all rows at once and fetches them as it
+  // goes, but for their lead, and then the lead of `ahead`.
   void (*quantised_accumulate)(const RowFormat& format, const uint8_t* const* rows, size_t count,
                                const float* coefficients, float* y, const uint8_t* const* ahead);
   // out[i] = rows[i] . x, of any number of rows. A row is codes[d / 4], then fp16 scales[d / group_size].

@@ -79,13 +79,14 @@ struct Simd {
   static Vector odd(Vector a) { return _mm256_blend_ps(zero(), a, 0xaa); }
   using Codes = __m256i;
   static Codes load_codes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-  // Two products sum to at most 2 * 128 * 127: no saturation.
+  // Two products sum to at most 2 * 127 * 127: no saturation.
   static Vector dot_bytes(__m256i bytes, Codes x) {
     return _mm256_cvtepi32_ps(_mm256_madd_epi16(_mm256_maddubs_epi16(bytes, x), _mm256_set1_epi16(1)));
   }
+  // The sign of x goes to the weights, which saves the magnitudes of four rows: -128 would keep its own.
   static Vector dot_int8(const uint8_t* block, Codes x) {
     const __m256i weights = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block));
-    return dot_bytes(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+    return dot_bytes(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
   }
   static Vector dot_nibbles(const uint8_t* block, Codes x) {
     const __m256i shifted = _mm256_srlv_epi64(load_twice(block), _mm256_setr_epi64x(0, 0, 4, 4));

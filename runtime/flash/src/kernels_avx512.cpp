@@ -66,13 +66,14 @@ struct Simd {
   static Vector odd(Vector a) { return _mm512_maskz_mov_ps(0xaaaa, a); }
   using Codes = __m256i;
   static Codes load_codes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
-  // Two products sum to at most 2 * 128 * 127: no saturation.
+  // Two products sum to at most 2 * 127 * 127: no saturation.
   static Vector dot_bytes(__m256i bytes, Codes x) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_maddubs_epi16(bytes, x)));
   }
+  // The sign of x goes to the weights, as in kernels_avx2.cpp.
   static Vector dot_int8(const uint8_t* block, Codes x) {
     const __m256i weights = load32(block);
-    return dot_bytes(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
+    return dot_bytes(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
   }
   static Vector dot_nibbles(const uint8_t* block, Codes x) {
     const __m256i twice = _mm256_broadcastsi128_si256(load16(block));

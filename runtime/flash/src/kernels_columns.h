@@ -27,7 +27,8 @@ struct PairedColumns {
 
 // Each instruction set's file defines these. sums[4 b + v]: of weights 8 v .. 8 v + 7 of block b.
 inline void sum_columns(const PairedColumns<Shorts>& nibbles, uint32_t blocks, Shorts* sums);
-inline void sum_columns(const PairedColumns<Ints>& bytes, uint32_t blocks, Ints* sums);
+// y += step * sums + added, of a block.
+inline void add_columns(const PairedColumns<Ints>& bytes, float step, float added, float* y);
 // Widens eight fp16 numbers, or eight pairs, of which the first and the second ones are apart.
 inline void eight_halves(const uint8_t* from, float* out);
 inline void eight_pairs(const uint8_t* from, float* even, float* odd);
@@ -36,7 +37,6 @@ template <typename Weights>
 struct ColumnTraits {
   using Codes = Shorts;  // and what they sum to
   static constexpr uint32_t blocks = 2;  // that are treated at once
-  static constexpr uint32_t far = 1024;  // weights from what is used to what is fetched
   static constexpr float largest_code = 127;
   // 16 bits hold 15 times that.
   static constexpr float largest_sum = 32767 / 15;
@@ -49,7 +49,6 @@ template <>
 struct ColumnTraits<Int8> {
   using Codes = Ints;
   static constexpr uint32_t blocks = 1;
-  static constexpr uint32_t far = 512;
   static constexpr float largest_code = 2047;
   // 32 bits hold 128 * 256 times that: there may be 8 bits of zeros below each weight.
   static constexpr float largest_sum = 65535;
@@ -154,11 +153,12 @@ void accumulate_columns(const RowFormat& format, const uint8_t* const* rows, siz
   }
   const uint32_t shift = static_cast<uint32_t>(__builtin_ctz(format.group_size));
   const uint32_t stretch = kEight << shift;
-  // So far in a row, or on in the next one, is fetched what comes: what all rows need at once would not fit the nearest
-  // cache, and asked for all at once would be waited for.
+  // So many weights on in a row, or in one of those that follow, is fetched what comes: what all rows need would not fit
+  // the nearest cache, and asked for all at once would be waited for.
   using Traits = ColumnTraits<Weights>;
   constexpr uint32_t kStep = Traits::blocks * kBlock;  // weights, of 32 bytes
-  const uint32_t far = format.d < Traits::far ? format.d : Traits::far;
+  constexpr auto lead = static_cast<uint32_t>(kLeadBytes * kBlock / Weights::row_bytes(kBlock));
+  const uint32_t far = format.d < lead ? format.d : lead;
   const auto soon = [&](uint32_t at) { return at + far < format.d ? row : next; };
   const auto soon_at = [&](uint32_t at) { return at + far < format.d ? at + far : at + far - format.d; };
   RoundedColumns<Weights> columns;
@@ -173,12 +173,17 @@ void accumulate_columns(const RowFormat& format, const uint8_t* const* rows, siz
       // A cache line has the weights of two steps: one fetches those of the first columns of all pairs, one the others'.
       const size_t column = at / kStep % 2;
       const auto fetched_at = static_cast<uint32_t>(Weights::row_bytes(soon_at(at)) / 64 * 64);
-      typename Traits::Codes sums[kStep / kEight];
-      sum_columns({row, pairs, static_cast<uint32_t>(Weights::row_bytes(at)), columns.codes, {lanes[0], lanes[1]},
-                   soon(at) + column, fetched_at},
-                  blocks, sums);
-      for (uint32_t b = 0; b < blocks; ++b) {
-        add_block(sums + b * kBlock / kEight, columns.steps[lanes[b]], columns.added[lanes[b]], y + at + b * kBlock);
+      const auto bytes_at = static_cast<uint32_t>(Weights::row_bytes(at));
+      const PairedColumns<typename Traits::Codes> paired{
+          row, pairs, bytes_at, columns.codes, {lanes[0], lanes[1]}, soon(at) + column, fetched_at};
+      if constexpr (Traits::blocks == 1) {
+        add_columns(paired, columns.steps[lanes[0]], columns.added[lanes[0]], y + at);
+      } else {
+        Shorts sums[kStep / kEight];
+        sum_columns(paired, blocks, sums);
+        for (uint32_t b = 0; b < blocks; ++b) {
+          add_block(sums + b * kBlock / kEight, columns.steps[lanes[b]], columns.added[lanes[b]], y + at + b * kBlock);
+        }
       }
     }
   }

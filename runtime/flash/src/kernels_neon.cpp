@@ -129,7 +129,7 @@ inline void sum_columns(const PairedColumns<Shorts>& columns, uint32_t blocks, S
   }
 }
 
-inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums) {
+inline void add_columns(const PairedColumns<Ints>& columns, float step, float added, float* y) {
   int32x4_t total[8];
   UNROLL for (size_t v = 0; v < 8; ++v) total[v] = vdupq_n_s32(0);
   for (size_t p = 0; p < columns.pairs; ++p) {
@@ -145,7 +145,10 @@ inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums
       }
     }
   }
-  UNROLL for (size_t v = 0; v < 8; ++v) vst1q_s32(reinterpret_cast<int32_t*>(sums) + 4 * v, total[v]);
+  UNROLL for (size_t v = 0; v < 8; ++v) {
+    const float32x4_t more = vfmaq_n_f32(vdupq_n_f32(added), vcvtq_f32_s32(total[v]), step);
+    vst1q_f32(y + 4 * v, vaddq_f32(vld1q_f32(y + 4 * v), more));
+  }
 }
 
 // Two pairs of codes 0 .. 3 with bytes sum to at most 4 * 3 * 127, so 16 bits hold them.

@@ -204,7 +204,7 @@ inline void sum_columns(const PairedColumns<Shorts>& nibbles, uint32_t blocks, S
 }
 
 // Bytes in the upper half of 16 bits are weights times 256, with their signs. The code of 12 bits leaves room for that.
-inline void sum_columns(const PairedColumns<Ints>& bytes, uint32_t, Ints* sums) {
+inline void add_columns(const PairedColumns<Ints>& bytes, float step, float added, float* y) {
   const __m256i zero = _mm256_setzero_si256();
   __m256i total[4];
   UNROLL for (size_t v = 0; v < 4; ++v) total[v] = zero;
@@ -223,11 +223,14 @@ inline void sum_columns(const PairedColumns<Ints>& bytes, uint32_t, Ints* sums) 
       total[2 * v + 1] = _mm256_add_epi32(total[2 * v + 1], _mm256_madd_epi16(high, both));
     }
   }
-  // Four sums of the first 16 weights in each lower half, four of the others in each upper half.
-  UNROLL for (size_t v = 0; v < 2; ++v) {
-    const __m256i first = _mm256_permute2x128_si256(total[2 * v], total[2 * v + 1], 0x20);
-    const __m256i second = _mm256_permute2x128_si256(total[2 * v], total[2 * v + 1], 0x31);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + v), _mm256_srai_epi32(first, 8));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + 2 + v), _mm256_srai_epi32(second, 8));
+  // In lower halves are sums of the first 16 weights, in upper ones of the others: to load and store y like that takes
+  // less than to put them in order.
+  const __m256 steps = _mm256_set1_ps(step / 256);
+  UNROLL for (size_t v = 0; v < 4; ++v) {
+    float* const first = y + 4 * v;
+    float* const second = first + kBlock / 2;
+    const __m256 more = _mm256_fmadd_ps(steps, _mm256_cvtepi32_ps(total[v]), _mm256_set1_ps(added));
+    _mm_storeu_ps(first, _mm_add_ps(_mm_loadu_ps(first), _mm256_castps256_ps128(more)));
+    _mm_storeu_ps(second, _mm_add_ps(_mm_loadu_ps(second), _mm256_extractf128_ps(more, 1)));
   }
 }

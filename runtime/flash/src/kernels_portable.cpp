@@ -125,7 +125,7 @@ inline void sum_columns(const PairedColumns<Shorts>& columns, uint32_t blocks, S
   }
 }
 
-inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums) {
+inline void add_columns(const PairedColumns<Ints>& columns, float step, float added, float* y) {
   for (uint32_t i = 0; i < kBlock; ++i) {
     int32_t sum = 0;
     for (size_t p = 0; p < columns.pairs; ++p) {
@@ -135,7 +135,7 @@ inline void sum_columns(const PairedColumns<Ints>& columns, uint32_t, Ints* sums
         sum += codes[c] * static_cast<int8_t>(columns.rows[2 * p + c][columns.at + i]);
       }
     }
-    sums[i / kEight][i % kEight] = sum;
+    y[i] += added + step * static_cast<float>(sum);
   }
 }
 

@@ -1,9 +1,9 @@
 // How a row of weights lies in memory, in bundles and in a model's matrices alike. docs/flash.md calls it a part.
 //
 // d weights, then what belongs to each group of them: nothing (fp32, fp16), an fp16 scale (int8, int4), or an fp16 scale
-// and an fp16 minimum (int4m). int8 weights are signed bytes times the scale; int4 weights are nibbles minus 8, times the
-// scale; int4m weights are nibbles times the scale, plus the minimum. Byte j of a block of 32 nibbles holds weights j (low)
-// and j + 16 (high). Rows need no alignment.
+// and an fp16 minimum (int4m). int8 weights are signed bytes but -128, times the scale; int4 weights are nibbles minus 8,
+// times the scale; int4m weights are nibbles times the scale, plus the minimum. Byte j of a block of 32 nibbles holds weights
+// j (low) and j + 16 (high). Rows need no alignment.
 #pragma once
 
 #include <cstddef>

@@ -11,6 +11,10 @@ namespace {
 
 constexpr double kPinnedShare = 0.8;  // of a table's rows, with HH_FLASH_PIN_MOST
 
+using Bundles = Span<const uint8_t* const>;
+
+const Following kNothingFollows = [] { return Bundles(); };
+
 constexpr size_t kCachedBytes = 128 * 1024;  // of weights that a block's tokens are multiplied with in turn
 
 Budget affordable_budget(const Pack& pack, const Options& options, uint32_t block_tokens) {
@@ -170,30 +174,50 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
     return std::min(count, (before + unit - 1) / unit * unit);
   };
   const bool fresh = std::exchange(fresh_output_, false);
-  const auto compute_part = [&](size_t first, size_t last, size_t part) {
-    if (fresh) clear_output(part, part + 1);
-    fill(first, last);
-    if (threshold != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+  const auto compute_part = [&](size_t first, size_t last, size_t part, const Following& following) {
     for (size_t at = first; at < last; at += bundles_at_once) {
-      const size_t some = std::min(bundles_at_once, last - at);
+      const Bundles some(bundles_.data() + at, std::min(bundles_at_once, last - at));
       for (uint32_t token = 0; token < block_; ++token) {
         Activity activity{};
         if (threshold != nullptr) {
           uint8_t* const active = token < kept_from ? nullptr : active_.data() + at;
           activity = {*threshold, importance, positions_.data() + at, active};
         }
-        compute_bundles(layout_.shape, kernels_, inputs_[token], bundles_.data() + at, some,
-                        threshold == nullptr ? nullptr : &activity, rounds_hidden(),
-                        partial_.get() + (part * block_ + token) * d_model);
+        const bool goes_on = at + some.size() < last || token + 1 < block_;
+        compute_bundles(layout_.shape, kernels_, inputs_[token], some, threshold == nullptr ? nullptr : &activity,
+                        rounds_hidden(), partial_.get() + (part * block_ + token) * d_model,
+                        goes_on ? kNothingFollows : following);
       }
     }
   };
+  // Lists the bundles of a part.
+  const auto prepare = [&](size_t first, size_t last) {
+    fill(first, last);
+    if (threshold != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+    return Bundles(bundles_.data() + first, last - first);
+  };
   if (count * layout_.bundle_stride < kForkBytes) {
-    if (fresh) clear_output(1, parts);
-    compute_part(0, count, 0);
+    if (fresh) clear_output(0, parts);
+    prepare(0, count);
+    compute_part(0, count, 0, kNothingFollows);
   } else {
-    compute_.run(parts, [&](uint32_t part, uint32_t) {
-      compute_part(start(part), start(part + 1), part);
+    compute_.run_each(parts, [&](ComputePool::Parts& mine, uint32_t) {
+      uint32_t next;
+      // As the last batch of a part begins, so that only a thread's first part begins with what nobody has fetched.
+      const auto take_next = [&] {
+        next = mine.take();
+        return next == ComputePool::kNoPart ? Bundles() : prepare(start(next), start(next + 1));
+      };
+      take_next();
+      while (next != ComputePool::kNoPart) {
+        const uint32_t part = next;
+        if (fresh) clear_output(part, part + 1);
+        if (start(part) == start(part + 1)) {
+          take_next();
+        } else {
+          compute_part(start(part), start(part + 1), part, std::ref(take_next));
+        }
+      }
     });
   }
   counters_.neurons_computed += count * block_;

@@ -27,7 +27,14 @@ from handheld.runtime.flash import (
     open_pack,
 )
 from handheld.runtime.flash.layout import DTYPES, PAGE_BYTES, Groups
-from handheld.runtime.flash.quantise import decode_rows, decode_ternary, encode_rows, encode_ternary, join_int4m
+from handheld.runtime.flash.quantise import (
+    decode_rows,
+    decode_ternary,
+    encode_rows,
+    encode_ternary,
+    join_int4m,
+    join_scaled,
+)
 
 from .conftest import Model, make_layer
 
@@ -102,6 +109,15 @@ def test_int4m_holds_what_is_quantised_already_without_loss() -> None:
     back = decode_rows(join_int4m(codes, scales, minimums), "int4m", 64, 32)
     expected = codes * scales.astype(np.float32).repeat(32, axis=1) + minimums.astype(np.float32).repeat(32, axis=1)
     np.testing.assert_array_equal(back, expected)
+
+
+def test_int8_holds_what_is_quantised_already_but_minus_128() -> None:
+    codes = np.arange(-128, 128, dtype=np.int8).reshape(4, 64)
+    scales = np.array([[0.25, 2]] * 4, np.float16)
+    stored = decode_rows(join_scaled("int8", codes, scales), "int8", 64, 32)
+    expected = codes.astype(np.float32) * scales.astype(np.float32).repeat(32, axis=1)
+    expected[0, 0] = -127 * 0.25
+    np.testing.assert_array_equal(stored, expected)
 
 
 def test_ternary_rows_keep_signs_and_drop_small_weights() -> None:

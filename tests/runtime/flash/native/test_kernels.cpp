@@ -38,7 +38,10 @@ constexpr hh_flash_dtype kDtypes[] = {HH_FLASH_FP32, HH_FLASH_FP16, HH_FLASH_INT
 // Random weights, and scales (and minimums) between 2^-8 and 2^-7 with random mantissas.
 std::vector<uint8_t> random_row(std::mt19937& random, size_t weights, size_t scales) {
   std::vector<uint8_t> row(weights + 2 * scales);
-  for (size_t i = 0; i < weights; ++i) row[i] = static_cast<uint8_t>(random());
+  for (size_t i = 0; i < weights; ++i) {
+    row[i] = static_cast<uint8_t>(random());
+    if (row[i] == 0x80) row[i] = 0x81;  // -128 is not an int8 weight
+  }
   for (size_t i = 0; i < scales; ++i) {
     const uint16_t half = static_cast<uint16_t>(0x1c00 + random() % 0x400);
     std::memcpy(row.data() + weights + 2 * i, &half, 2);
@@ -128,7 +131,7 @@ TEST(integer_products_are_those_of_the_weights_with_the_rounded_vector) {
           for (size_t r = 0; r < kRowsAtOnce; ++r) {
             rows.push_back(random_row(random, format));
             // The least codes: what could overflow.
-            if (r == 0) std::memset(rows[0].data(), dtype == HH_FLASH_INT8 ? 0x80 : 0xff, format.weight_bytes());
+            if (r == 0) std::memset(rows[0].data(), dtype == HH_FLASH_INT8 ? 0x81 : 0xff, format.weight_bytes());
           }
           for (size_t r = 0; r < kRowsAtOnce; ++r) {
             pointers[r] = rows[r].data();
