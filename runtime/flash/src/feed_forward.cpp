@@ -9,10 +9,6 @@ namespace {
 
 constexpr size_t kMostBatch = kColumnsAtOnce;
 
-// So many rows before it is multiplied one is fetched: far enough for it to arrive, and not so far that it has left the
-// nearest cache by then.
-constexpr size_t kRowsAhead = 8;
-
 // Asks for a part that is needed some neurons later.
 void fetch(const uint8_t* part, uint32_t bytes) {
   for (uint32_t at = 0; at < bytes; at += 64) __builtin_prefetch(part + at);

@@ -48,7 +48,7 @@ void multiply_rows(const Kernels& kernels, const RowFormat& format, const uint8_
     const uint8_t* rows[kRowsAtOnce];
     const uint8_t* ahead[kRowsAtOnce];
     for (size_t r = 0; r < some; ++r) rows[r] = matrix + (i + r) * stride;
-    for (size_t r = 0; r < kRowsAtOnce; ++r) ahead[r] = matrix + std::min(i + kRowsAtOnce + r, last - 1) * stride;
+    for (size_t r = 0; r < kRowsAtOnce; ++r) ahead[r] = matrix + std::min(i + kRowsAhead + r, last - 1) * stride;
     dots(kernels, format, rows, some, x, out + i, ahead);
   }
 }

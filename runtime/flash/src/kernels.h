@@ -16,6 +16,10 @@ constexpr size_t kRowsAtOnce = 4;      // rows per call of `dots` and `accumulat
 constexpr size_t kColumnsAtOnce = 32;  // rows per call of `quantised_accumulate`, at most
 constexpr uint32_t kLeadBytes = 256;   // of each of those rows, with its first scales: what that call begins with
 
+// So many rows before it is multiplied one is fetched: far enough for it to arrive, and not so far that it has left the
+// nearest cache by then.
+constexpr size_t kRowsAhead = 8;
+
 // An activation vector in int8 with one scale per group of as many values as a scale of the rows has.
 struct QuantisedVector {
   int8_t* values;   // [d] -127 .. 127

@@ -53,16 +53,20 @@ inline __m256 split_floats(__m256 floats) {
   return _mm256_permutevar8x32_ps(floats, _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7));
 }
 
-// Pair `pair` of a step's groups: its scales are one number of each half of `products`.
+inline __m128i load_16_codes(const int8_t* x) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x)); }
+
+// Pair `pair` of a step's groups: its scales are one number of each half of `products`. A cache line of each row ahead is
+// fetched as the same one of the row is reached: many at once would be waited for.
 template <typename Weights, uint32_t pair, size_t rows_at_once>
-inline void add_two_groups(const uint8_t* const* row, size_t at, const int8_t* x, const __m256* products,
-                           __m256* total) {
-  const __m256i first = Simd::load_codes(x);
-  const __m256i second = Simd::load_codes(x + kBlock);
-  const __m256i low_x = _mm256_permute2x128_si256(first, second, 0x20);
-  const __m256i high_x = _mm256_permute2x128_si256(first, second, 0x31);
+inline void add_two_groups(const uint8_t* const* row, size_t first, const int8_t* step_x, const __m256* products,
+                           const uint8_t* const* ahead, __m256* total) {
+  const int8_t* const x = step_x + pair * 2 * kBlock;
+  const size_t at = first + pair * kBlock;
+  const __m256i low_x = _mm256_set_m128i(load_16_codes(x + kBlock), load_16_codes(x));
+  const __m256i high_x = _mm256_set_m128i(load_16_codes(x + kBlock + 16), load_16_codes(x + 16));
   const __m256i nibble = _mm256_set1_epi8(15);
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
+    if (pair % 2 == 0 && ahead != nullptr) __builtin_prefetch(ahead[r] + at);
     const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row[r] + at));
     const __m256i low = _mm256_and_si256(packed, nibble);
     const __m256i high = _mm256_and_si256(_mm256_srli_epi16(packed, 4), nibble);
@@ -87,11 +91,8 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
     const uint32_t some = groups - begin < kGroups ? groups - begin : kGroups;
     const uint32_t halves = some * Weights::halves;
     const size_t scales_at = format.d / 2 + 2 * size_t{begin} * Weights::halves;
-    if (ahead != nullptr) {
-      UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-        for (uint32_t line = 0; line < kGroups / 4; ++line) __builtin_prefetch(ahead[r] + begin * 16 + line * 64);
-        if (begin * Weights::halves % 32 == 0) __builtin_prefetch(ahead[r] + scales_at);
-      }
+    if (ahead != nullptr && begin * Weights::halves % 32 == 0) {
+      UNROLL for (size_t r = 0; r < rows_at_once; ++r) __builtin_prefetch(ahead[r] + scales_at);
     }
     const float* const factors = Weights::halves == 2 ? x.pairs : x.scales;
     const __m256 factor = split_floats<Weights>(load_floats(factors + size_t{begin} * Weights::halves, halves));
@@ -108,12 +109,12 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
       }
     }
     const size_t at = size_t{begin} * 16;
-    const int8_t* values = x.values + size_t{begin} * kBlock;
-    add_two_groups<Weights, 0, rows_at_once>(row, at, values, products, total);
-    if (some > 2) add_two_groups<Weights, 1, rows_at_once>(row, at + 32, values + 64, products, total);
+    const int8_t* const values = x.values + size_t{begin} * kBlock;
+    add_two_groups<Weights, 0, rows_at_once>(row, at, values, products, ahead, total);
+    if (some > 2) add_two_groups<Weights, 1, rows_at_once>(row, at, values, products, ahead, total);
     if constexpr (kGroups == 8) {
-      if (some > 4) add_two_groups<Weights, 2, rows_at_once>(row, at + 64, values + 128, products, total);
-      if (some > 6) add_two_groups<Weights, 3, rows_at_once>(row, at + 96, values + 192, products, total);
+      if (some > 4) add_two_groups<Weights, 2, rows_at_once>(row, at, values, products, ahead, total);
+      if (some > 6) add_two_groups<Weights, 3, rows_at_once>(row, at, values, products, ahead, total);
     }
   }
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
