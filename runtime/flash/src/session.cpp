@@ -411,14 +411,17 @@ void Session::finish_output(uint32_t layer, float* y) {
   const uint32_t d_model = layout_.shape.d_model;
   const size_t size = size_t{block_} * d_model;
   const float* bias = pack_->layer(layer).down_bias;
-  std::copy_n(partial_.get(), size, y);
-  for (size_t part = 1; part < outputs(); ++part) {
-    const float* partial = partial_.get() + part * size;
-    for (size_t i = 0; i < size; ++i) y[i] += partial[i];
-  }
-  if (bias != nullptr) {
-    for (size_t i = 0; i < size; ++i) y[i] += bias[i % d_model];
-  }
+  const auto add_up = [&](size_t first, size_t last) {
+    std::copy(partial_.get() + first, partial_.get() + last, y + first);
+    for (size_t part = 1; part < outputs(); ++part) {
+      const float* partial = partial_.get() + part * size;
+      for (size_t i = first; i < last; ++i) y[i] += partial[i];
+    }
+    if (bias == nullptr) return;
+    for (size_t i = first; i < last; ++i) y[i] += bias[i % d_model];
+  };
+  const size_t parts = outputs() * size * sizeof(float) < kForkBytes ? 1 : compute_.threads();
+  compute_.run(parts, [&](uint32_t part, uint32_t) { add_up(size * part / parts, size * (part + 1) / parts); });
   counters_.layers_computed += block_;
 }
 
