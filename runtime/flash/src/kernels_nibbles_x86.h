@@ -81,10 +81,9 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
   constexpr uint32_t kGroups = 8 / Weights::halves;  // of a step
   const uint8_t* row[rows_at_once];
   __m256 total[rows_at_once];
-  __m256 added[rows_at_once];  // what does not depend on the codes: with minimums, in odd lanes
   UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
     row[r] = rows[r];
-    total[r] = added[r] = _mm256_setzero_ps();
+    total[r] = _mm256_setzero_ps();
   }
   const uint32_t groups = format.d / kBlock;
   for (uint32_t begin = 0; begin < groups; begin += kGroups) {
@@ -96,17 +95,18 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
     }
     const float* const factors = Weights::halves == 2 ? x.pairs : x.scales;
     const __m256 factor = split_floats<Weights>(load_floats(factors + size_t{begin} * Weights::halves, halves));
-    __m256 offset;
-    if constexpr (Weights::halves == 1) offset = split_floats<Weights>(load_floats(x.offsets + begin, halves));
+    __m256 offset;  // for what does not depend on the codes: minimums, in odd lanes, or scales
+    if constexpr (Weights::halves == 2) {
+      offset = _mm256_blend_ps(_mm256_setzero_ps(), factor, 0xaa);
+    } else {
+      offset = split_floats<Weights>(load_floats(x.offsets + begin, halves));
+      offset = _mm256_mul_ps(offset, _mm256_set1_ps(Weights::above));
+    }
     __m256 products[rows_at_once];
     UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
       const __m256 wide = split_halves<Weights>(load_halves(row[r] + scales_at, halves));
       products[r] = _mm256_mul_ps(wide, factor);
-      if constexpr (Weights::halves == 2) {
-        added[r] = _mm256_add_ps(added[r], products[r]);
-      } else {
-        added[r] = _mm256_fmadd_ps(wide, offset, added[r]);
-      }
+      total[r] = _mm256_fmadd_ps(wide, offset, total[r]);
     }
     const size_t at = size_t{begin} * 16;
     const int8_t* const values = x.values + size_t{begin} * kBlock;
@@ -115,13 +115,6 @@ void paired_dots_of(const RowFormat& format, const uint8_t* const* rows, const Q
     if constexpr (kGroups == 8) {
       if (some > 4) add_two_groups<Weights, 2, rows_at_once>(row, at, values, products, ahead, total);
       if (some > 6) add_two_groups<Weights, 3, rows_at_once>(row, at, values, products, ahead, total);
-    }
-  }
-  UNROLL for (size_t r = 0; r < rows_at_once; ++r) {
-    if constexpr (Weights::halves == 2) {
-      total[r] = _mm256_add_ps(total[r], _mm256_blend_ps(_mm256_setzero_ps(), added[r], 0xaa));
-    } else {
-      total[r] = _mm256_fmadd_ps(added[r], _mm256_set1_ps(Weights::above), total[r]);
     }
   }
   if constexpr (rows_at_once == 4) {
