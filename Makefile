@@ -14,7 +14,7 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make flash      rebuild the flash engine after a change of its sources"
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
-	@echo "make flash-doors      its op for ExecuTorch and (ORT_HEADERS=folder of onnxruntime_cxx_api.h) ONNX Runtime"
+	@echo "make flash-doors      its op for ExecuTorch and ONNX Runtime"
 	@echo "make flash-arm  its native tests on emulated ARM64"
 	@echo "make runner-arm the program that profiles Android phones, for emulated ARM64"
 	@echo "make android    compile, test and pack the Android library and app, as far as this machine can"
@@ -70,13 +70,16 @@ android: $(STAMP)
 ios:
 	ios_demo/check/run
 
-# ExecuTorch's package brings its headers, ONNX Runtime's does not; the first needs a newer CMake than most systems have.
+# ExecuTorch's package brings its headers; ONNX Runtime's does not, so that they are fetched unless ORT_HEADERS names the
+# folder of onnxruntime_cxx_api.h. The first needs a newer CMake than most systems have.
 ORT_HEADERS ?=
 
 flash-doors: $(STAMP)
 	@$(PIP) "cmake>=3.28"
-	@test -n "$(ORT_HEADERS)" || echo "ORT_HEADERS is not set: building ExecuTorch's kernel only"
-	$(BIN)/cmake -S runtime/flash -B build/flash-doors -DHANDHELD_FLASH_ORT="$(abspath $(ORT_HEADERS))" \
+	@headers="$(abspath $(ORT_HEADERS))"; \
+	test -n "$$headers" || headers=$$($(BIN)/python android_demo/check/tools.py build/android/tools) || \
+	  echo "No headers of ONNX Runtime (set ORT_HEADERS): building ExecuTorch's kernel only"; \
+	$(BIN)/cmake -S runtime/flash -B build/flash-doors -DHANDHELD_FLASH_ORT="$$headers" \
 	  -DHANDHELD_FLASH_EXECUTORCH="$$($(BIN)/python -c 'import executorch; print(list(executorch.__path__)[0])')"
 	$(BIN)/cmake --build build/flash-doors --parallel 2
 

@@ -165,3 +165,11 @@ def _unzip(archive: Path, into: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(partial)
     partial.rename(into)
+
+
+if __name__ == "__main__":
+    # For `make flash-doors`: the folder of ONNX Runtime's headers.
+    try:
+        print(Tools(Path(sys.argv[1]).resolve()).onnxruntime / "headers")
+    except Missing as error:
+        sys.exit(str(error))

@@ -13,6 +13,7 @@ are its tokens, in order.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, cast
@@ -32,6 +33,10 @@ _library.define(f"flash_ffn.out({_ARGUMENTS}, *, Tensor(a!) out) -> Tensor(a!)")
 @lru_cache(maxsize=8)
 def _session(pack: str, budget_bytes: int) -> Session:
     return open_pack(pack).session(SessionOptions(budget_bytes=budget_bytes))
+
+
+# What is alive after that is reported as leaked.
+atexit.register(_session.cache_clear)
 
 
 def flash_ffn(x: torch.Tensor, pack: str, layer: int, mode: Mode, budget_bytes: int) -> torch.Tensor:
