@@ -10,7 +10,7 @@ PIP    := $(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt
 help:
 	@echo "make demo       distil, export, verify and profile the embedded default (8 to 17 minutes with set-up)"
 	@echo "make test       the test suite (about 20 minutes with set-up, on two cores)"
-	@echo "make test-slow  full-size exports and other checks that take minutes each"
+	@echo "make test-slow  full-size exports, the flash engine's doors and other checks that take minutes each"
 	@echo "make lint       ruff and mypy"
 	@echo "make flash      rebuild the flash engine after a change of its sources"
 	@echo "make flash-sanitize   its native tests under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
@@ -40,7 +40,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist loadfile
 
-test-slow: $(STAMP)
+test-slow: flash-doors
+	$(BIN)/python -m pytest tests/runtime/flash/test_doors.py
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)
