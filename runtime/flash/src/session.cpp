@@ -155,52 +155,30 @@ void Session::run_selected(uint32_t layer) {
 
 // Threads fill their own parts of the list: a list that one thread wrote would travel between caches.
 template <typename Fill>
-void Session::compute(size_t count, Fill fill, const float* threshold, const float* importance) {
+void Session::compute(size_t count, Fill fill, const Activity* exact) {
   if (count == 0) return;
   const Stopwatch stopwatch(counters_.compute_ns);
-  const size_t d_model = layout_.shape.d_model;
-  // Few enough to stay in a thread's cache from token to token; whole batches of the kernels.
-  const size_t cached = std::max<size_t>(16, kCachedBytes / layout_.bundle_stride / 16 * 16);
-  const size_t bundles_at_once = block_ == 1 ? count : cached;
-  const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
-  const size_t parts = outputs();
-  // Whole batches, and where that leaves threads without any, whole kernel calls: rows that are left over are multiplied one
-  // by one.
-  const size_t batch = batch_size(layout_.shape, rounds_hidden());
-  const size_t unit = count >= parts * batch ? batch : kRowsAtOnce;
-  // From one and a half times the mean size down to half of it, so that threads end at about the same time.
-  const auto start = [&](size_t part) {
-    const size_t before = count * part * (3 * parts - part) / (2 * parts * parts);
-    return std::min(count, (before + unit - 1) / unit * unit);
-  };
   const bool fresh = std::exchange(fresh_output_, false);
-  const auto compute_part = [&](size_t first, size_t last, size_t part, const Following& following) {
-    for (size_t at = first; at < last; at += bundles_at_once) {
-      const Bundles some(bundles_.data() + at, std::min(bundles_at_once, last - at));
-      for (uint32_t token = 0; token < block_; ++token) {
-        Activity activity{};
-        if (threshold != nullptr) {
-          uint8_t* const active = token < kept_from ? nullptr : active_.data() + at;
-          activity = {*threshold, importance, positions_.data() + at, active};
-        }
-        const bool goes_on = at + some.size() < last || token + 1 < block_;
-        compute_bundles(layout_.shape, kernels_, inputs_[token], some, threshold == nullptr ? nullptr : &activity,
-                        rounds_hidden(), partial_.get() + (part * block_ + token) * d_model,
-                        goes_on ? kNothingFollows : following);
-      }
-    }
-  };
-  // Lists the bundles of a part.
   const auto prepare = [&](size_t first, size_t last) {
     fill(first, last);
-    if (threshold != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
+    if (exact != nullptr) std::fill(active_.data() + first, active_.data() + last, uint8_t{0});
     return Bundles(bundles_.data() + first, last - first);
   };
+  const size_t parts = outputs();
   if (count * layout_.bundle_stride < kForkBytes) {
     if (fresh) clear_output(0, parts);
     prepare(0, count);
-    compute_part(0, count, 0, kNothingFollows);
+    compute_part(0, count, 0, exact, kNothingFollows);
   } else {
+    // Whole batches, and where that leaves threads without any, whole kernel calls: rows that are left over are multiplied
+    // one by one.
+    const size_t batch = batch_size(layout_.shape, rounds_hidden());
+    const size_t unit = count >= parts * batch ? batch : kRowsAtOnce;
+    // From one and a half times the mean size down to half of it, so that threads end at about the same time.
+    const auto start = [&](size_t part) {
+      const size_t before = count * part * (3 * parts - part) / (2 * parts * parts);
+      return std::min(count, (before + unit - 1) / unit * unit);
+    };
     compute_.run_each(parts, [&](ComputePool::Parts& mine, uint32_t) {
       uint32_t next;
       // As the last batch of a part begins, so that only a thread's first part begins with what nobody has fetched.
@@ -215,7 +193,7 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
         if (start(part) == start(part + 1)) {
           take_next();
         } else {
-          compute_part(start(part), start(part + 1), part, std::ref(take_next));
+          compute_part(start(part), start(part + 1), part, exact, std::ref(take_next));
         }
       }
     });
@@ -223,11 +201,38 @@ void Session::compute(size_t count, Fill fill, const float* threshold, const flo
   counters_.neurons_computed += count * block_;
 }
 
+// Bundles first .. last of the list with each token.
+void Session::compute_part(size_t first, size_t last, size_t part, const Activity* exact, const Following& following) {
+  // Few enough to stay in a thread's cache from token to token; whole batches.
+  const size_t batch = batch_size(layout_.shape, rounds_hidden());
+  const size_t cached = std::max(batch, kCachedBytes / layout_.bundle_stride / batch * batch);
+  const size_t at_once = block_ == 1 ? last - first : cached;
+  const uint32_t kept_from = block_ - std::min(block_, std::max(1u, options_.window_tokens));
+  float* sums = partial_.get() + part * block_ * layout_.shape.d_model;
+  for (size_t at = first; at < last; at += at_once) {
+    const size_t end = std::min(at + at_once, last);
+    const Bundles next(bundles_.data() + end, std::min(at_once, last - end));
+    const Following next_follow = [next] { return next; };
+    const Following& these_follow = end < last ? next_follow : following;
+    for (uint32_t token = 0; token < block_; ++token) {
+      Activity activity;
+      if (exact != nullptr) {
+        activity = *exact;
+        activity.positions = positions_.data() + at;
+        activity.active = token < kept_from ? nullptr : active_.data() + at;
+      }
+      compute_bundles(layout_.shape, kernels_, inputs_[token], {bundles_.data() + at, end - at},
+                      exact == nullptr ? nullptr : &activity, rounds_hidden(), sums + token * layout_.shape.d_model,
+                      token + 1 < block_ ? kNothingFollows : these_follow);
+    }
+  }
+}
+
 // In exact mode, active_ tells which counted.
 template <typename Fill>
 void Session::compute_all(uint32_t layer, bool exact, size_t count, Fill fill) {
-  const float* threshold = exact ? &layout_.layers[layer].threshold : nullptr;
-  compute(count, fill, threshold, pack_->layer(layer).importance);
+  const Activity activity{layout_.layers[layer].threshold, pack_->layer(layer).importance};
+  compute(count, fill, exact ? &activity : nullptr);
 }
 
 // Computes what is resident while the rest is being read, then the rest.

@@ -113,9 +113,10 @@ class Session {
   void take_streamed(uint32_t layer, Span<const ReadJob> jobs, size_t from, size_t to);
   void keep_active(uint32_t layer, size_t count);
   void note_rows(uint32_t before, uint32_t after);
-  // fill(first, last) sets those of bundles_ and positions_. Without a threshold every bundle counts.
+  // fill(first, last) sets those of bundles_ and positions_. `exact`: the threshold; null: every bundle counts.
   template <typename Fill>
-  void compute(size_t count, Fill fill, const float* threshold = nullptr, const float* importance = nullptr);
+  void compute(size_t count, Fill fill, const Activity* exact = nullptr);
+  void compute_part(size_t first, size_t last, size_t part, const Activity* exact, const Following& following);
   template <typename Fill>
   void compute_all(uint32_t layer, bool exact, size_t count, Fill fill);
   // Parts of the arithmetic, each with a y of its own: which thread takes which part leaves no trace in the sum.
