@@ -108,7 +108,7 @@ class InBlocks(Checkpoint):
             return tensor
         rng = np.random.default_rng(len(name))
         scales = rng.uniform(-0.01, 0.01, (len(tensor), tensor.shape[1] // 32)).astype(np.float16)
-        low, high = {"int8": (-128, 128), "int4": (-8, 8), "int4m": (0, 16)}[self._kind]
+        low, high = {"int8": (-127, 128), "int4": (-8, 8), "int4m": (0, 16)}[self._kind]
         codes = rng.integers(low, high, tensor.shape).astype(np.uint8 if low == 0 else np.int8)
         minimums = scales * np.float16(-7) if low == 0 else None
         return Blocks(8 if self._kind == "int8" else 4, codes, scales, minimums)
