@@ -26,7 +26,7 @@ from lowering import variants
 from side_by_side import AS_IS, Report, add_options, cell, exported, measured
 
 from handheld.convert import TARGETS
-from handheld.convert.precision_auto import lowest_psnr_db
+from handheld.convert.precision.auto import lowest_psnr_db
 from handheld.runtime.profile import Profile
 from handheld.sources import open_source
 

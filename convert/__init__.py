@@ -1,9 +1,9 @@
 """Lowering: rewrites of exported graphs, targets and the export pipeline."""
 
 from .errors import ExportError
-from .legality import check
+from .graph.legality import check
 from .pipeline import Step, export, resolve_targets
-from .precision_auto import export_smallest
+from .precision.auto import export_smallest
 from .targets import TARGETS
 
 __all__ = ["TARGETS", "ExportError", "Step", "check", "export", "export_smallest", "resolve_targets"]

@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 from handheld.runtime.manifest import RewriteRecord
 
-from .choice import Choice
+from .choice.choose import Choice
 from .errors import ExportError
+from .graph.rewrite import apply, capture, max_rank, multiply_adds
 from .quiet import quiet
-from .rewrite import apply, capture, max_rank, multiply_adds
 from .target import Job, Lowered, Precision, Target
 
 # Rewrites are exact in real arithmetic; what is left is fp32 summation order, 2e-5 on the LTX preset.

@@ -14,11 +14,11 @@ from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
-from .choice import with_costs
-from .cost import CostTable
+from .choice.choose import with_costs
+from .choice.costs import CostTable
 from .errors import ExportError
-from .limits import Limits
-from .rewrite import Pass
+from .graph.limits import Limits
+from .graph.rewrite import Pass
 
 
 @dataclass(frozen=True)

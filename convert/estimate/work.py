@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..cost import kind_of, shipped_table
-from ..memory import peak_memory, relabels, size_bytes
-from ..rewrite import apply, argument, capture, is_constant, multiply_adds, shape_of
+from ..choice.costs import kind_of, shipped_table
+from ..graph.memory import peak_memory, relabels, size_bytes
+from ..graph.rewrite import apply, argument, capture, is_constant, multiply_adds, shape_of
 from ..target import Target
 
 

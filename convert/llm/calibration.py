@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models.llm import Checkpoint, Decoder, dense
-from ...models.llm.decoder import Layer
+from handheld.models.llm import Checkpoint, Decoder, dense
+from handheld.models.llm.decoder import Layer
 
 
 @dataclass(frozen=True)

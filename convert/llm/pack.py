@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...models.llm import Blocks, Checkpoint, DecoderConfig, dense
-from ...models.llm.decoder import Layer
-from ...runtime.flash import FeedForward, ModelConfig, PackSpec, PackWriter
-from ...runtime.flash.layout import CHAT_TEMPLATE_NAME, TOKENIZER_NAME
-from ...runtime.flash.quantise import GROUPED, Rows, StoredRows, join_int4m, join_scaled
+from handheld.models.llm import Blocks, Checkpoint, DecoderConfig, dense
+from handheld.models.llm.decoder import Layer
+from handheld.runtime.flash import FeedForward, ModelConfig, PackSpec, PackWriter
+from handheld.runtime.flash.layout import CHAT_TEMPLATE_NAME, TOKENIZER_NAME
+from handheld.runtime.flash.quantise import GROUPED, Rows, StoredRows, join_int4m, join_scaled
+
 from ..errors import ExportError
 from .calibration import Calibration, Observed
 from .selectors import SELECTORS

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import of
 from .frames import aten
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import fx, nn
 
-from ..rewrite import Case, Graph, Rewrite, argument, dtype_of, is_call, is_constant, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, dtype_of, is_call, is_constant, shape_of
 from .cases import of
 from .frames import aten
 

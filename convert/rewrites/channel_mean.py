@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, dtype_of, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, dtype_of, is_call, shape_of
 from .cases import of
 from .frames import aten, batch_refusal, from_frames, is_clip, to_frames
 

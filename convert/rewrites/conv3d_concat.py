@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import conv3d
 from .frames import aten, convolve, from_frames, time_refusal, to_frames
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .cases import conv3d
 from .frames import aten, convolve, from_frames, summed, time_refusal, to_frames
 from .stacked import from_stack, to_stack

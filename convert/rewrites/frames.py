@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ..rewrite import Graph, argument, is_constant, shape_of
+from ..graph.rewrite import Graph, argument, is_constant, shape_of
 
 aten = torch.ops.aten
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from torch import Tensor, fx
 
-from ..rewrite import Case, Graph, Rewrite, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, is_call, shape_of
 from .cases import of
 from .frames import aten, batch_refusal, from_frames, to_frames
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import conv3d
 from .frames import aten, convolve, from_frames, summed, time_refusal, to_frames
 

@@ -17,7 +17,7 @@ import math
 from torch import fx
 from torch.nn import functional as F
 
-from ..rewrite import Case, Graph, Rewrite, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, is_call, shape_of
 from .cases import of
 from .frames import aten, from_frames, to_frames
 from .stacked import from_stack, to_stack

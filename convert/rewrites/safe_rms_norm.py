@@ -15,7 +15,7 @@ import math
 import torch
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, dtype_of, is_call, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, dtype_of, is_call, shape_of
 from .cases import of
 from .frames import aten
 

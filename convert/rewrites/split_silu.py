@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import fx
 from torch.nn import functional as F
 
-from ..rewrite import Case, Graph, Rewrite, is_call
+from ..graph.rewrite import Case, Graph, Rewrite, is_call
 from .cases import of
 from .frames import aten
 

@@ -13,7 +13,7 @@ import math
 
 from torch import fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .batch_in_time import ALONG, ELEMENTWISE, axes_of
 from .cases import of
 from .frames import aten, batch_refusal, is_clip

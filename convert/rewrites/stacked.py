@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from ..rewrite import Graph, shape_of
+from ..graph.rewrite import Graph, shape_of
 from .frames import aten
 
 

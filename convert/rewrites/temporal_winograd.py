@@ -32,7 +32,7 @@ from functools import partial
 import torch
 from torch import Tensor, fx
 
-from ..rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .cases import conv3d
 from .frames import aten, convolve, from_frames, time_refusal, to_frames
 from .merge_border_taps import bordered, source_frames

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from ..rewrite import Case, Graph, Rewrite, argument, shape_of
+from ..graph.rewrite import Case, Graph, Rewrite, argument, shape_of
 from .cases import conv3d
 from .frames import aten, convolve, from_frames, summed, to_frames
 from .merge_border_taps import bordered, copied_frames

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from ..memory import lifetimes
+from ..graph.memory import lifetimes
 
 _FIRST_REGION = 1 << 20
 # What is at least as large gets a region of its own size.

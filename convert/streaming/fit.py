@@ -11,8 +11,8 @@ from torch import fx
 
 from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
-from ..memory import lifetimes, live_bytes
-from ..rewrite import apply, capture, module_of, multiply_adds
+from ..graph.memory import lifetimes, live_bytes
+from ..graph.rewrite import apply, capture, module_of, multiply_adds
 from ..target import Target
 from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes

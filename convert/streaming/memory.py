@@ -18,8 +18,8 @@ from torch import Tensor
 from handheld.models import TurboVAEDecoder
 from handheld.runtime.stream_plan import Segment, StreamPlan
 
-from ..memory import moved_bytes, peak_memory, weight_bytes
-from ..rewrite import apply, capture, multiply_adds
+from ..graph.memory import moved_bytes, peak_memory, weight_bytes
+from ..graph.rewrite import apply, capture, multiply_adds
 from ..target import Precision
 from .cuts import Cut, PassCut
 from .overheads import Overhead

@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..errors import ExportError
-from ..memory import peak_memory, weight_bytes
+from ..graph.memory import peak_memory, weight_bytes
 from .arena import arena_bytes
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handheld.models import TurboVAEDecoder
-from handheld.models.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d, Upsampler, pad_time
+from handheld.models.families.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d, Upsampler, pad_time
 from handheld.runtime.stream_plan import TimeConv, Timeline
 
 from ..errors import ExportError

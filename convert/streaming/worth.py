@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from handheld.models import TurboVAEDecoder
 
-from ..choice import with_weight_worth
+from ..choice.choose import with_weight_worth
 from ..target import Precision
 from .cuts import work_of
 from .units import units_of

@@ -11,10 +11,19 @@ import torch
 from torch import nn
 
 from handheld.convert import TARGETS, ExportError
-from handheld.convert.choice import Choice
-from handheld.convert.cost import KINDS, CostTable, Rates, features_of, kind_of, read_table, shipped_table
-from handheld.convert.memory import lifetimes, live_bytes
-from handheld.convert.rewrite import Rewrite, apply, capture, is_call
+from handheld.convert.choice.choose import Choice
+from handheld.convert.choice.costs import (
+    KINDS,
+    CostTable,
+    Rates,
+    features_of,
+    kind_of,
+    read_table,
+    shipped_table,
+)
+from handheld.convert.choice.tune import SAMPLES, Sample, tune
+from handheld.convert.graph.memory import lifetimes, live_bytes
+from handheld.convert.graph.rewrite import Rewrite, apply, capture, is_call
 from handheld.convert.rewrites import (
     batch_in_time,
     cancel_layouts,
@@ -24,7 +33,6 @@ from handheld.convert.rewrites import (
 )
 from handheld.convert.rewrites.cases import conv3d
 from handheld.convert.rewrites.merge_border_taps import bordered
-from handheld.convert.tune import SAMPLES, Sample, tune
 
 PLAIN = Rates(call_ns=0.0, multiply_add_ns=1.0, element_ns=0.0, weight_ns=0.0)
 WINOGRAD = temporal_winograd.REWRITES

@@ -15,7 +15,7 @@ from handheld.convert import TARGETS, ExportError
 from handheld.convert.estimate import DEVICES, Work, estimate, published, read_device, recalibrated, work_of
 from handheld.convert.estimate.latency import Rates, Row, fit, left_out_errors, published_rows, transferred
 from handheld.convert.estimate.work import work_of_graph
-from handheld.convert.rewrite import capture
+from handheld.convert.graph.rewrite import capture
 from handheld.models import TurboVAEDecoder
 
 PHONE = read_device("iphone-16-pro")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from handheld.convert import TARGETS, pte
-from handheld.convert.indirection import transient_indirection
-from handheld.convert.rewrite import capture
+from handheld.convert import TARGETS
+from handheld.convert.executorch import program as pte
+from handheld.convert.executorch.indirection import transient_indirection
+from handheld.convert.graph.rewrite import capture
 from handheld.convert.target import Job
 
 pytest.importorskip("executorch")

@@ -20,9 +20,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from handheld.convert import TARGETS
-from handheld.convert.limits import Limit, coreml, onnxruntime, vulkan, xnnpack
+from handheld.convert.coreml import limits as coreml
+from handheld.convert.executorch import vulkan_limits as vulkan
+from handheld.convert.executorch import xnnpack_limits as xnnpack
+from handheld.convert.graph.limits import Limit
+from handheld.convert.graph.rewrite import capture, module_of
+from handheld.convert.onnx import limits as onnxruntime
 from handheld.convert.quiet import quiet
-from handheld.convert.rewrite import capture, module_of
 from handheld.convert.rewrites.cases import Lambda
 from handheld.models import TurboVAEDecoder
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from handheld.convert import TARGETS, ExportError, export, export_smallest, resolve_targets
-from handheld.convert.quantize import qdq
-from handheld.convert.quantize.layers import convolutions
-from handheld.convert.rewrite import apply, capture, is_call, shape_of
+from handheld.convert.graph.rewrite import apply, capture, is_call, shape_of
+from handheld.convert.onnx import quantize as qdq
+from handheld.convert.precision.layers import convolutions
 from handheld.convert.target import Target
 from handheld.latents_file import write_latents
 from handheld.models import ModelError, TurboVAEDecoder

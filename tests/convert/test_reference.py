@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from handheld.convert import TARGETS, export
-from handheld.convert.reference import evaluate, load_program, verify_coreml, with_reference
-from handheld.convert.reference.localize import describe, first_mismatch
-from handheld.convert.rewrite import apply, capture
+from handheld.convert.coreml.evaluator import evaluate, load_program, verify_coreml, with_reference
+from handheld.convert.coreml.evaluator.localize import describe, first_mismatch
+from handheld.convert.graph.rewrite import apply, capture
 from handheld.models import PRESETS, TurboVAEDecoder
 from handheld.runtime import files
 from handheld.runtime.bundle import Bundle, read_bundle

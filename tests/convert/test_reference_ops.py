@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handheld.convert import ExportError
+from handheld.convert.coreml.evaluator import Program, UnsupportedProgram, evaluate, load_program
+from handheld.convert.coreml.evaluator.ops import OPS
+from handheld.convert.coreml.lower import operations_of
 from handheld.convert.quiet import quiet
-from handheld.convert.reference import Program, UnsupportedProgram, evaluate, load_program
-from handheld.convert.reference.ops import OPS
-from handheld.convert.targets.ios import operations_of
 
 torch.manual_seed(0)
 W = torch.randn(6, 4, 3, 3)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from handheld.convert.rewrite import Rewrite, apply, capture
+from handheld.convert.graph.rewrite import Rewrite, apply, capture
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from handheld.convert import TARGETS, ExportError, export, resolve_targets
-from handheld.convert.reference import verify_coreml
+from handheld.convert.coreml.evaluator import verify_coreml
 from handheld.models import TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
 from handheld.runtime.errors import BundleError, RuntimeFailure

@@ -13,11 +13,12 @@ import pytest
 import torch
 from torch import nn
 
-from handheld.convert import TARGETS, ExportError, export, pte, resolve_targets
+from handheld.convert import TARGETS, ExportError, export, resolve_targets
+from handheld.convert.coreml.evaluator import REFERENCE_RUNTIMES, UnsupportedProgram, verify_coreml
+from handheld.convert.coreml.evaluator.delegate import extract_package
+from handheld.convert.executorch import program as pte
+from handheld.convert.graph.rewrite import apply, capture, is_call, max_rank, shape_of
 from handheld.convert.quiet import quiet
-from handheld.convert.reference import REFERENCE_RUNTIMES, UnsupportedProgram, verify_coreml
-from handheld.convert.reference.delegate import extract_package
-from handheld.convert.rewrite import apply, capture, is_call, max_rank, shape_of
 from handheld.models import PRESETS, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError

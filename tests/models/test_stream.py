@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from handheld.models import PRESETS, ModelError, TurboVAEDecoder
-from handheld.models.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d
-from handheld.models.turbo_vaed.spool import Spool
-from handheld.models.turbo_vaed.stages import Rows, stream_stages
+from handheld.models.families.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d
+from handheld.models.families.turbo_vaed.spool import Spool
+from handheld.models.families.turbo_vaed.stages import Rows, stream_stages
 
 # Presets of one architecture count once.
 STRUCTURES = [name for i, name in enumerate(PRESETS) if PRESETS[name] not in [*PRESETS.values()][:i]]

@@ -41,7 +41,9 @@ def test_released_weights_compute_the_released_function(name: str) -> None:
     shapes = {key: list(value.shape) for key, value in model.state_dict().items()}
     model.load_state_dict(seeded_weights(shapes))
     frames = model.decode(recorded[f"{name}.latents"])
-    assert (frames - recorded[f"{name}.frames"]).abs().max() < 1e-5
+    wanted = recorded[f"{name}.frames"]
+    # Frames reach 2.5 here, and processors add fp32 numbers in orders of their own.
+    assert (frames - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("name", RELEASED)

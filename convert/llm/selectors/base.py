@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ....models.llm import DecoderConfig
-from ....models.llm.decoder import Layer
-from ....runtime.flash import LayerSelector
+from handheld.models.llm import DecoderConfig
+from handheld.models.llm.decoder import Layer
+from handheld.runtime.flash import LayerSelector
+
 from ..calibration import Observed
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from ....models.llm import DecoderConfig
-from ....models.llm.decoder import Layer
-from ....runtime.flash import LayerSelector
+from handheld.models.llm import DecoderConfig
+from handheld.models.llm.decoder import Layer
+from handheld.runtime.flash import LayerSelector
+
 from ..calibration import Observed, quantile
 from .base import SelectorKind
 

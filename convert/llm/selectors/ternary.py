@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....models.llm import DecoderConfig, dense
-from ....models.llm.decoder import Layer
-from ....runtime.flash import LayerSelector
-from ....runtime.flash.quantise import decode_ternary, join_ternary
+from handheld.models.llm import DecoderConfig, dense
+from handheld.models.llm.decoder import Layer
+from handheld.runtime.flash import LayerSelector
+from handheld.runtime.flash.quantise import decode_ternary, join_ternary
+
 from ..calibration import Observed, quantile
 from ..rounding import round_rows
 from .base import SelectorKind

@@ -12,8 +12,8 @@ from . import options
 from .console import note, say, size, status, table
 
 if TYPE_CHECKING:
-    from handheld.convert.legality import Costs, Finding, Report
-    from handheld.convert.limits import Limit
+    from handheld.convert.graph.legality import Costs, Finding, Report
+    from handheld.convert.graph.limits import Limit
 
 EPILOG = (
     "Example: [dim]handheld check hunyuan --target android --height 720 --width 1280 --frames 25[/dim]. Exits with "

@@ -20,7 +20,7 @@ def run() -> None:
     from rich.text import Text
 
     from handheld.convert import TARGETS
-    from handheld.convert.reference import REFERENCE_RUNTIMES
+    from handheld.convert.coreml.evaluator import REFERENCE_RUNTIMES
     from handheld.models.teachers import TEACHERS
     from handheld.runtime.errors import RuntimeMissing
     from handheld.runtime.flash.engine import load_native

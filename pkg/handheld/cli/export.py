@@ -109,8 +109,8 @@ def run(
     leaves nothing.
     """
     from handheld.convert import resolve_targets
-    from handheld.convert.cost import read_table
-    from handheld.convert.precision_auto import AUTO, DEFAULT_MIN_PSNR_DB
+    from handheld.convert.choice.costs import read_table
+    from handheld.convert.precision.auto import AUTO, DEFAULT_MIN_PSNR_DB
 
     if min_psnr is not None and precision != AUTO:
         raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")

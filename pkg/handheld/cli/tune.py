@@ -28,7 +28,7 @@ def run(
     and fits a rate to each kind of op. A minute or two; other work on the machine spoils it.
     """
     from handheld.convert import resolve_targets
-    from handheld.convert.tune import tune
+    from handheld.convert.choice.tune import tune
     from handheld.runtime import host
     from handheld.runtime.files import write_atomically
     from handheld.runtime.session import SESSIONS

@@ -49,7 +49,7 @@ def verdicts_of(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdi
     if all(v.status != "not verified" for v in verdicts):
         return verdicts
 
-    from handheld.convert.reference import with_reference
+    from handheld.convert.coreml.evaluator import with_reference
 
     return with_reference(bundle, verdicts)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from handheld.convert.rewrite import capture
+from handheld.convert.graph.rewrite import capture
 from handheld.convert.streaming.arena import Arena, arena_bytes
 
 MIB = 1 << 20

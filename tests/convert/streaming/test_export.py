@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from handheld.convert import ExportError, export, pipeline, resolve_targets
-from handheld.convert.reference import verify_coreml
+from handheld.convert.coreml.evaluator import verify_coreml
 from handheld.convert.streaming import Cut, PassCut
 from handheld.convert.streaming.memory import UnitSizes, stream_size
 from handheld.convert.streaming.overheads import overhead_of

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from handheld.convert import TARGETS, ExportError
-from handheld.convert.rewrite import capture
+from handheld.convert.graph.rewrite import capture
 from handheld.convert.streaming import Cut, PassCut, build
 from handheld.convert.streaming.fit import fit
 from handheld.convert.streaming.memory import UnitSizes, stream_size

@@ -21,14 +21,7 @@ pytest.importorskip("transformers", reason="needs `pip install handheld[llm]`")
 import torch
 
 from handheld.runtime.errors import RuntimeFailure
-from handheld.runtime.flash import (
-    FlashError,
-    Model,
-    ModelConfig,
-    ModelOptions,
-    SessionOptions,
-    open_pack,
-)
+from handheld.runtime.flash import FlashError, Model, ModelConfig, ModelOptions, SessionOptions, open_pack
 
 from .checkpoints import MODELS, POSITIONS, VOCAB, Checkpoint, make_checkpoint, write_pack
 

@@ -1,0 +1,1 @@
+"""Choosing between equivalent lowerings of a layer by tables of costs, and measuring such tables."""

@@ -1,0 +1,267 @@
+"""Choosing between equivalent lowerings, place by place, by modelled cost.
+
+An option is costed by what it would put in the graph: the op, and the frames put together for it, are copied to a
+graph of their own with weights that have shapes and no data, the option is applied there, and the table adds up
+the ops that result. So a rewrite needs no cost function of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx, nn
+
+from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
+
+from ..graph.memory import lifetimes, live_bytes
+from ..graph.rewrite import Graph, Pass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
+from .costs import CostTable, weight_bytes
+
+aten = torch.ops.aten
+
+# What an option may look through to the frames that its input is made of: see `frames.source_frames`.
+_ASSEMBLY = (aten.cat.default, aten.slice.Tensor, aten.alias.default)
+
+# onnxruntime's arena holds 1.8 to 2.2 bytes for each that the graph keeps live: measured on the four presets.
+_HELD_PER_LIVE = 2
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Several rewrites of the same op, of which each place gets the one that is worth most.
+
+    At each place the option with the lowest share of the modelled time plus `weight_worth` times its share of the
+    weights is taken; both shares are of the whole model lowered by the plainest options, so that a layer is not
+    made faster at the price of memory that the whole model's time does not repay. If the model would then hold more
+    memory (weights, and activations at the fullest place) than with the plainest options everywhere, weights are
+    counted dearer, in steps, until it does not; what a place missed by that is on the record.
+
+    Attributes:
+        options: the last is the plainest, to which the others are compared; all match the same ops.
+        costs: gives the table; called when a graph is rewritten, as reading it takes a file.
+        weight_worth: 0.4 means that 1 % more weights must buy at least 0.4 % of the time.
+    """
+
+    options: tuple[Rewrite, ...]
+    costs: Callable[[], CostTable]
+    weight_worth: float = 0.4
+
+    def run(self, graph: Graph) -> list[RewriteRecord]:
+        table = self.costs()
+        places: list[tuple[fx.Node, list[_Estimate]]] = []
+        refused: list[Refusal] = []
+        live = _live(graph.module)
+        known: dict[tuple[str, str], _Cost] = {}  # layers of the same shapes cost the same
+        for node in graph.module.graph.nodes:
+            found = [e for option in self.options if (e := _estimate(option, node, table, live[node], known))]
+            if any(estimate.refused is None for estimate in found):
+                places.append((node, found))
+            elif found:
+                refused.append(Refusal(node.name, module_of(node), found[-1].refused or ""))
+        taken = self._most_worth([found for _, found in places], weight_bytes(graph.module.graph))
+        selected: dict[str, list[Selection]] = {option.name: [] for option in self.options}
+        for (node, found), place in zip(places, taken):
+            rewrite = place.estimate.rewrite
+            options = tuple(place.option(estimate) for estimate in found)
+            selected[rewrite.name].append(Selection(node.name, module_of(node), options))
+            match = rewrite.match(node)
+            assert match is not None, f"{rewrite.name} no longer matches {node.name}"
+            rewrite.substitute(graph, match)
+        graph.module.graph.eliminate_dead_code()
+        return [
+            RewriteRecord(
+                option.name,
+                len(selected[option.name]),
+                tuple(refused) if option is self.options[-1] else (),
+                tuple(selected[option.name]),
+            )
+            for option in self.options
+        ]
+
+    def _most_worth(self, places: Sequence[Sequence[_Estimate]], total_bytes: int) -> list[_Taken]:
+        """What each place gets."""
+        plain = [_plainest(found) for found in places]
+        total_ns = sum(estimate.cost_ns for estimate in plain)
+        most_live = max((estimate.live_bytes for estimate in plain), default=0)
+        allowed = _held_bytes(plain)
+
+        def best(weight_worth: float, live: float = math.inf) -> list[_Estimate]:
+            return [
+                min(
+                    (e for e in reversed(found) if e.refused is None and e.live_bytes <= live),
+                    key=lambda e: e.cost_ns / total_ns + weight_worth * e.weight_bytes / total_bytes,
+                )
+                for found in places
+            ]
+
+        worth = self.weight_worth
+        chosen = wished = best(worth)
+        if _held_bytes(wished) > allowed:
+            chosen = best(worth, most_live)
+        # Ends: at last weights alone count, and the plainest fit.
+        while _held_bytes(chosen) > allowed:
+            worth = 1.25 * worth + 0.01
+            chosen = best(worth, most_live)
+        why = (
+            f"memory: with each layer's best, weights and activations would hold {_held_bytes(wished) / 1e6:.0f} "
+            f"MB; the plainest hold {allowed / 1e6:.0f} MB"
+        )
+        return [_Taken(*row, why) for row in zip(chosen, wished, plain)]
+
+
+def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
+    """Every rewrite that the passes may apply, in order, choices' options among them."""
+    found: list[Rewrite] = []
+    for step in passes:
+        if isinstance(step, Choice):
+            found += step.options
+        elif isinstance(step, Rewrite):
+            found.append(step)
+    return found
+
+
+def with_weight_worth(passes: tuple[Pass, ...], factor: float) -> tuple[Pass, ...]:
+    """The passes, with weights worth `factor` times as much in each choice."""
+    return tuple(
+        replace(step, weight_worth=step.weight_worth * factor) if isinstance(step, Choice) else step
+        for step in passes
+    )
+
+
+def with_costs(passes: tuple[Pass, ...], table: CostTable) -> tuple[Pass, ...]:
+    """The passes, with choices for the table's runtime made by that table."""
+    return tuple(
+        replace(step, costs=lambda: table)
+        if isinstance(step, Choice) and step.costs().runtime == table.runtime
+        else step
+        for step in passes
+    )
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    rewrite: Rewrite
+    refused: str | None = None
+    cost_ns: float = 0.0
+    weight_bytes: int = 0
+    live_bytes: int = 0  # of activations of the whole graph, where most are live in the option
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What a place gets, what it would get if memory were no matter, the plainest, and why they differ."""
+
+    estimate: _Estimate
+    wished: _Estimate
+    plainest: _Estimate
+    why: str
+
+    def option(self, of: _Estimate) -> Option:
+        """For the manifest."""
+        if of.refused is not None:
+            return Option(of.rewrite.name, None, None, of.refused)
+        relative_cost = round(of.cost_ns / self.plainest.cost_ns, 3)
+        missed = of is self.wished and of is not self.estimate
+        return Option(of.rewrite.name, relative_cost, of.weight_bytes, self.why if missed else None)
+
+
+def _held_bytes(estimates: Sequence[_Estimate]) -> int:
+    """What a runtime holds at the fullest of the places: see `_HELD_PER_LIVE`."""
+    most_live = max((estimate.live_bytes for estimate in estimates), default=0)
+    return sum(estimate.weight_bytes for estimate in estimates) + _HELD_PER_LIVE * most_live
+
+
+def _plainest(found: Sequence[_Estimate]) -> _Estimate:
+    return next(estimate for estimate in reversed(found) if estimate.refused is None)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Of an option by itself. more_live_bytes: at its fullest, against the op that it replaces."""
+
+    ns: float
+    weight_bytes: int
+    more_live_bytes: int
+
+
+def _estimate(
+    rewrite: Rewrite, node: fx.Node, table: CostTable, live: int, known: dict[tuple[str, str], _Cost]
+) -> _Estimate | None:
+    """What an option costs at a place where so many bytes are live as it is; None where it does not match."""
+    match = rewrite.match(node)
+    if match is None:
+        return None
+    if reason := rewrite.check(match):
+        return _Estimate(rewrite, refused=reason)
+    graph, constants, root = _alone(node)
+    key = rewrite.name, _signature(graph)
+    if key not in known:
+        known[key] = _cost(rewrite, fx.GraphModule(constants, graph), root, table)
+    cost = known[key]
+    return _Estimate(rewrite, None, cost.ns, cost.weight_bytes, live + cost.more_live_bytes)
+
+
+def _cost(rewrite: Rewrite, scratch: fx.GraphModule, root: fx.Node, table: CostTable) -> _Cost:
+    before = _live(scratch)[root]
+    match = rewrite.match(root)
+    assert match is not None, f"{rewrite.name} does not match {root.name} taken by itself"
+    rewrite.substitute(Graph(scratch), match)
+    scratch.graph.eliminate_dead_code()
+    more = max(_live(scratch).values()) - before
+    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch.graph), more)
+
+
+def _signature(graph: fx.Graph) -> str:
+    """Equal for graphs of the same ops on tensors of the same shapes."""
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    return repr(
+        [
+            (
+                node.op,
+                str(node.target) if node.op == "call_function" else "",
+                fx.map_arg((node.args, node.kwargs), places.__getitem__),
+                None if node.op == "output" else (shape_of(node), dtype_of(node)),
+            )
+            for node in graph.nodes
+        ]
+    )
+
+
+def _live(module: fx.GraphModule) -> dict[fx.Node, int]:
+    return live_bytes(module, lifetimes(module, inputs_stay=False, free_layouts=True))
+
+
+def _alone(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
+    """A graph that holds one op, its constants without data, and the cut and joined frames that it reads."""
+    graph, holder = fx.Graph(), nn.Module()
+    copies: dict[fx.Node, fx.Node] = {}
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node in copies:
+            return copies[node]
+        if is_constant(node):
+            name = f"constant_{len(copies)}"
+            holder.register_buffer(name, torch.empty_like(node.meta["val"], device="meta"))
+            made = graph.get_attr(name)
+        elif node is root or is_call(node, *_ASSEMBLY):
+            for x in node.all_input_nodes:
+                copy(x)
+            made = graph.node_copy(node, copies.__getitem__)
+        else:
+            made = graph.placeholder(node.name)
+        made.meta = dict(node.meta)
+        copies[node] = made
+        return made
+
+    new_root = copy(root)
+    # What is read behind the place too stays live through it.
+    kept = [
+        made
+        for node, made in copies.items()
+        if node is not root and not is_constant(node) and any(root < user for user in node.users)
+    ]
+    graph.output((new_root, *kept))
+    return graph, holder, new_root

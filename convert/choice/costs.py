@@ -1,0 +1,181 @@
+"""What an op of a graph costs on a runtime: a linear model, from a table of measured or reasoned rates.
+
+Good enough to rank equivalent lowerings of one layer against one another, which is all that it is used for. The
+unit is nanoseconds on the machine that the table was measured on; only ratios are ever shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+
+from handheld.runtime import parsing
+
+from ..errors import ExportError
+from ..graph.rewrite import argument, is_call, is_constant, shape_of
+
+aten = torch.ops.aten
+
+FORMAT_VERSION = 1
+
+# What a table has a row for. Any other op counts as elementwise.
+KINDS = ("conv", "grouped_conv", "depthwise_conv", "pointwise_conv", "matmul", "elementwise", "copy")
+
+_CONVOLUTIONS = (aten.conv2d.default, aten.conv3d.default)
+_COPIES = (aten.cat.default, aten.slice.Tensor)
+# Views, and the layout changes that `cancel_layouts` removes in pairs.
+_FREE = (
+    aten.reshape.default,
+    aten.view.default,
+    aten.transpose.int,
+    aten.permute.default,
+    aten.alias.default,
+    aten.unsqueeze.default,
+    aten.squeeze.dims,
+)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model knows of one call: tensors read and written are `elements`, constants are `weights`."""
+
+    multiply_adds: int
+    elements: int
+    weights: int
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Nanoseconds per call, multiply-add, element read or written, and weight read."""
+
+    call_ns: float
+    multiply_add_ns: float
+    element_ns: float
+    weight_ns: float
+
+    def cost_ns(self, of: Features) -> float:
+        return (
+            self.call_ns
+            + self.multiply_add_ns * of.multiply_adds
+            + self.element_ns * of.elements
+            + self.weight_ns * of.weights
+        )
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Rates of one runtime.
+
+    Attributes:
+        runtime: whose ops these are.
+        source: how the rates were come by: the machine that they were measured on, or the rules.
+        channel_block: output channels that a convolution computes together; fewer cost as much.
+        rates: by kind, one of KINDS.
+    """
+
+    runtime: str
+    source: str
+    channel_block: int
+    rates: Mapping[str, Rates]
+
+    def cost_ns(self, node: fx.Node) -> float:
+        """Modelled time of one node; 0 for views and for what is no call."""
+        kind = kind_of(node)
+        return self.rates[kind].cost_ns(features_of(node, self.channel_block)) if kind else 0.0
+
+    def total_ns(self, nodes: Iterable[fx.Node]) -> float:
+        return sum(self.cost_ns(node) for node in nodes)
+
+    def to_json(self) -> str:
+        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
+
+
+def kind_of(node: fx.Node) -> str | None:
+    """Row of the table for a node; None where it costs nothing."""
+    if node.op != "call_function" or is_call(node, *_FREE):
+        return None
+    if is_call(node, *_CONVOLUTIONS):
+        weight, groups = shape_of(node.args[1]), argument(node, 6)
+        if weight[1] == 1 and groups == weight[0]:
+            return "depthwise_conv"
+        if groups > 1:
+            return "grouped_conv"
+        return "pointwise_conv" if math.prod(weight[2:]) == 1 else "conv"
+    if is_call(node, aten.matmul.default):
+        return "matmul"
+    return "copy" if is_call(node, *_COPIES) else "elementwise"
+
+
+def features_of(node: fx.Node, channel_block: int = 1) -> Features:
+    """Size of a call, output channels of convolutions rounded up to `channel_block`."""
+    reads = [x for x in node.all_input_nodes if not is_constant(x)]
+    elements = sum(math.prod(shape_of(x)) for x in (node, *reads))
+    weights = sum(math.prod(shape_of(x)) for x in node.all_input_nodes if is_constant(x))
+    products = 0
+    if is_call(node, *_CONVOLUTIONS):
+        out, into, *kernel = shape_of(node.args[1])
+        groups = argument(node, 6)
+        # A depthwise convolution computes channels together as they are; any other, the outputs of one group.
+        per_group = _up(out // groups, channel_block) if into > 1 else out // groups
+        products = math.prod(shape_of(node)) // out * groups * per_group * into * math.prod(kernel)
+    elif is_call(node, aten.matmul.default):
+        products = math.prod(shape_of(node)) * shape_of(node.args[0])[-1]
+    return Features(products, elements, weights)
+
+
+def _up(channels: int, block: int) -> int:
+    return -(-channels // block) * block
+
+
+def weight_bytes(graph: fx.Graph) -> int:
+    """Bytes of the constants that a graph reads."""
+    values: dict[str, Tensor] = {str(n.target): n.meta["val"] for n in graph.nodes if is_constant(n)}
+    return sum(value.numel() * value.element_size() for value in values.values())
+
+
+_RATES = parsing.record(
+    Rates, {name: parsing.number(0) for name in ("call_ns", "multiply_add_ns", "element_ns", "weight_ns")}
+)
+_TEXT = parsing.text()
+
+
+def read_table(path: Path) -> CostTable:
+    """A table that `handheld tune` wrote, or a shipped one. Raises ExportError saying what is wrong with it."""
+    try:
+        tree = parsing.load_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{path} is no readable cost table: {error}. Make one with `handheld tune`.") from error
+    version = tree.pop("format_version", None) if isinstance(tree, dict) else None
+    if version != FORMAT_VERSION:
+        raise ExportError(
+            f"{path} has format_version {version!r}; this handheld reads cost tables of version {FORMAT_VERSION}. "
+            "Make one with `handheld tune`."
+        )
+    faults: list[str] = []
+    table = parsing.record(
+        CostTable,
+        {
+            "runtime": _TEXT,
+            "source": _TEXT,
+            "channel_block": parsing.integer(1),
+            "rates": parsing.mapping(_RATES),
+        },
+    )(tree, "", faults)
+    if not faults and set(table.rates) != set(KINDS):
+        faults.append(f"rates has {', '.join(sorted(table.rates))}; wanted {', '.join(sorted(KINDS))}")
+    if faults:
+        raise ExportError(f"{path} is no cost table:\n" + "\n".join(f"  {fault}" for fault in faults))
+    return table
+
+
+@cache
+def shipped_table(name: str) -> CostTable:
+    """A table that comes with the package, `convert/choice/tables/<name>.json`."""
+    return read_table(Path(__file__).parent / "tables" / f"{name}.json")

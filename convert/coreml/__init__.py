@@ -1,0 +1,1 @@
+"""Core ML programs: the targets, what coremltools refuses, and an evaluator that runs programs without a Mac."""

@@ -1,0 +1,1 @@
+"""ExecuTorch programs: the targets behind its delegates, what each delegate refuses, and workarounds."""

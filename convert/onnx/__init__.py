@@ -1,0 +1,1 @@
+"""ONNX, run by onnxruntime: the target, what the runtime refuses, and its 8-bit form."""

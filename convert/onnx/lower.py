@@ -1,0 +1,134 @@
+"""ONNX, run by onnxruntime."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from handheld.runtime.manifest import Tolerance
+from handheld.runtime.session.ort import MODEL
+
+from ..choice.choose import Choice
+from ..choice.costs import shipped_table
+from ..graph.rewrite import Pass, Rewrite
+from ..quiet import quiet
+from ..rewrites import (
+    batch_in_time,
+    cancel_layouts,
+    channel_layer_norm,
+    conv3d_concat,
+    conv3d_taps,
+    interleave_frames,
+    keep_epsilon,
+    merge_border_taps,
+    pixel_shuffle,
+    safe_rms_norm,
+    temporal_winograd,
+)
+from ..target import Job, Lowered, Precision, Target, in_half
+from . import quantize as qdq
+from .limits import limits
+
+_COSTS = partial(shipped_table, "onnxruntime")
+
+
+def _cheapest(*convolutions: Rewrite) -> Choice:
+    """At each place the cheapest of `convolutions` and one 2D convolution per tap."""
+    return Choice((*convolutions, conv3d_taps.REWRITE), _COSTS)
+
+
+def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
+    """The list, with what 3D convolutions become."""
+    return (
+        # Multi-op patterns first, while the ops that they are made of are still there.
+        channel_layer_norm.REWRITE,
+        interleave_frames.REWRITE,
+        pixel_shuffle.FRAMES,
+        *convolutions,
+        # Everything else that is still of rank 5.
+        batch_in_time.REWRITE,
+        # After batch_in_time, which would lower no sum with a constant that is one number.
+        keep_epsilon.REWRITE,
+        # Last: the others leave layout changes in pairs.
+        cancel_layouts.REWRITE,
+    )
+
+
+# Shapes and the like stay in the graph: onnxruntime reads them there while it loads it.
+_INLINE_BYTES = 4096
+
+
+def lower(job: Job) -> Lowered:
+    """Write a folder with `model.onnx` and its weights beside it; I/O in fp16 for fp16, else in fp32.
+
+    Weights in a file of their own are mapped by onnxruntime, not read into the heap, before it lays them out anew.
+    """
+    half = job.precision == "fp16"
+    graph, inputs = in_half(job.graph, job.inputs) if half else (job.graph, job.inputs)
+    settings: dict[str, Any] = {}
+    with quiet():
+        import onnx_ir
+
+        if job.precision == "int8":
+            graph, plan = qdq.quantize(graph, job.calibration)
+            settings["quantized"] = plan.record(len(job.calibration))
+        program = torch.onnx.export(
+            torch.export.export(graph, inputs),
+            dynamo=True,
+            verbose=False,
+            input_names=job.input_names,
+            output_names=job.output_names,
+        )
+        assert program is not None  # dynamo=True always returns one
+        job.path.mkdir()
+        onnx_ir.save(
+            program.model,
+            job.path / MODEL,
+            external_data=f"{MODEL}.data",
+            size_threshold_bytes=_INLINE_BYTES,
+        )
+    dtype = "float16" if half else "float32"
+    opset = program.model.opset_imports[""]
+    return Lowered(dtype, dtype, settings={"opset": opset, "exporter": "torch.onnx, dynamo", **settings})
+
+
+TARGET = Target(
+    name="onnx",
+    extra="onnx",
+    runtime="onnxruntime",
+    filename="decoder",
+    method="main_graph",  # torch.onnx's name for the graph
+    packages=("onnx", "onnxscript", "torchao"),
+    precisions={
+        "fp32": Precision(
+            _rewrites(_cheapest(merge_border_taps.REWRITE, *temporal_winograd.REWRITES)),
+            Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
+        ),
+        "fp16": Precision(
+            # Before anything else, while the norm still is one recognisable pattern.
+            (safe_rms_norm.REWRITE, *_rewrites(_cheapest(merge_border_taps.REWRITE))),
+            Tolerance(
+                0.05,
+                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+            ),
+            torch.float16,
+        ),
+        "int8": Precision(
+            # One accumulator for all taps: no sum of rounded taps, no Winograd, whose transforms overflow 8 bits.
+            # Then what stays in fp32, depthwise and the one that makes the frames, and pointwise ones.
+            _rewrites(conv3d_concat.REWRITE, _cheapest(merge_border_taps.REWRITE, *temporal_winograd.REWRITES)),
+            Tolerance(
+                None,
+                "8-bit convolutions: 55 dB measured on tiny, distilled, on real latents; 39 dB on ltx and 40 dB on "
+                "hunyuan at 256x256x9 with random weights and latents",
+                min_psnr_db=35.0,
+            ),
+            calibrated=True,
+        ),
+    },
+    lower=lower,
+    limits=limits,
+    streams=True,
+)

@@ -1,0 +1,1 @@
+"""Decoder architectures, one file or folder each."""
