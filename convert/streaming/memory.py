@@ -23,6 +23,7 @@ from ..graph.rewrite import apply, capture, multiply_adds
 from ..target import Precision
 from .cuts import Cut, PassCut
 from .overheads import Overhead
+from .program_size import ProgramSize
 from .segments import SegmentModule, build
 from .units import units_of
 from .worth import WeightWorth
@@ -30,24 +31,6 @@ from .worth import WeightWorth
 # Frames are given in fp32 at least, each while the caller still has the one before.
 _GIVEN_BYTES = 4
 _FRAMES_GIVEN = 2
-
-
-@dataclass(frozen=True)
-class ProgramSize:
-    """What one program needs, from its rewritten graph; bytes are of the artefact's precision.
-
-    Attributes:
-        weight_bytes: of parameters and constants.
-        inner_bytes: most activations at once, without inputs and outputs.
-        written_bytes: the same with outputs.
-        multiply_adds, moved_bytes: of a call: see `handheld check`.
-    """
-
-    weight_bytes: int
-    inner_bytes: int
-    written_bytes: int
-    multiply_adds: int
-    moved_bytes: int
 
 
 class UnitSizes:

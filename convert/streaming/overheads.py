@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
@@ -12,9 +11,7 @@ from torch import fx
 from ..errors import ExportError
 from ..graph.memory import peak_memory, weight_bytes
 from .arena import arena_bytes
-
-if TYPE_CHECKING:
-    from .memory import ProgramSize
+from .program_size import ProgramSize
 
 _MB = 1_000_000
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from handheld.runtime.stream_plan import Segment, Timeline
 
 from .cuts import Cut, PassCut
-from .memory import ProgramSize, StreamSize, UnitSizes, passing_bytes, stream_size
+from .memory import StreamSize, UnitSizes, passing_bytes, stream_size
 from .overheads import Overhead
+from .program_size import ProgramSize
 
 _CHUNKS = (*range(1, 11), 12, 14, 16)  # close together: where few calls make a clip, the last is rarely full
 _STEPS = (1, 2, 4, 8, 16)  # of a causal decoder, whose segments keep in step

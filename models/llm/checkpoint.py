@@ -1,18 +1,15 @@
-"""One face for every kind of checkpoint."""
+"""What every kind of checkpoint gives: tensors by our names, layer by layer, and a tokenizer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..errors import ModelError
 from .blocks import Blocks
 from .config import OPTIONAL, DecoderConfig
-
-EMBEDDED = "smollm2"
 
 
 @dataclass(frozen=True)
@@ -60,23 +57,3 @@ class Checkpoint(ABC):
             where = "" if layer is None else f"layer {layer}: "
             raise ModelError(f"{self.source}: {where}{'; '.join(faults)}.")
         return found
-
-
-def open_checkpoint(source: str | Path) -> Checkpoint:
-    """Open a checkpoint: a folder as transformers' save_pretrained writes it, a hub id, a .gguf file, or `smollm2`,
-    the model of the extra `smollm2`. Reads no weights.
-
-    Raises ModelError for what is none of these, and for an architecture that is not supported, by name.
-    """
-    from .embedded import embedded_file
-    from .folder import FolderCheckpoint
-    from .gguf_file import GGUFCheckpoint
-
-    path = Path(source).expanduser()
-    if str(source) == EMBEDDED and not path.exists():
-        return GGUFCheckpoint(embedded_file())
-    if path.is_file():
-        if path.suffix.lower() == ".gguf":
-            return GGUFCheckpoint(path)
-        raise ModelError(f"{source} is no .gguf file. Give such a file, a folder with config.json, or a hub id.")
-    return FolderCheckpoint(source)

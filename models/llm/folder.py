@@ -17,6 +17,7 @@ from ..errors import ModelError
 from .architectures import ARCHITECTURES, Architecture
 from .checkpoint import Checkpoint, TokenizerFiles
 from .config import DecoderConfig
+from .tokenizer import from_transformers
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -36,8 +37,6 @@ class FolderCheckpoint(Checkpoint):
         self._where = _Weights(self._folder)
 
     def tokenizer(self) -> TokenizerFiles | None:
-        from .tokenizer import from_transformers
-
         names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
         if not any((self._folder / name).is_file() for name in names):
             return None

@@ -16,6 +16,7 @@ from .architectures import GGUF_ARCHITECTURES
 from .blocks import BLOCK_COLUMNS, Blocks
 from .checkpoint import Checkpoint, TokenizerFiles
 from .config import DecoderConfig
+from .tokenizer import from_transformers
 
 _OUTER = {"embed": "token_embd.weight", "head": "output.weight", "norm": "output_norm.weight"}
 _LAYER = {
@@ -55,8 +56,6 @@ class GGUFCheckpoint(Checkpoint):
     def tokenizer(self) -> TokenizerFiles | None:
         if "tokenizer.ggml.model" not in self._fields:
             return None
-        from .tokenizer import from_transformers
-
         return from_transformers(self._path.parent, self.source, gguf_file=self._path.name)
 
     def _tensor(self, name: str, layer: int | None) -> np.ndarray | Blocks | None:

@@ -1,7 +1,8 @@
 """A reference evaluator of Core ML ML programs: torch on the CPU, on any machine, no device involved."""
 
 from .evaluate import Evaluation, Overflow, evaluate
-from .program import Program, UnsupportedProgram, load_program
+from .package import UnsupportedProgram, load_program
+from .program import Program
 from .verify import REFERENCE_RUNTIMES, verify_coreml, with_reference
 
 __all__ = [

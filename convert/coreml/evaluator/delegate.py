@@ -9,7 +9,7 @@ from handheld.runtime.errors import RuntimeMissing
 
 from ...errors import ExportError
 from ...quiet import quiet
-from .program import UnsupportedProgram
+from .package import UnsupportedProgram
 
 # Where ExecuTorch's Core ML backend puts the package in what it flattens.
 _PACKAGE = "lowered_module*/model.mlpackage"

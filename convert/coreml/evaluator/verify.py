@@ -26,7 +26,8 @@ from ...errors import ExportError
 from .delegate import extract_package
 from .evaluate import Overflow, evaluate
 from .localize import DIVERGED, describe, first_mismatch, first_rounded_off
-from .program import Program, UnsupportedProgram, load_program
+from .package import UnsupportedProgram, load_program
+from .program import Program
 
 REFERENCE = "reference evaluator"
 

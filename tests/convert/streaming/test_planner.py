@@ -128,7 +128,7 @@ def test_causal_segments_keep_in_step() -> None:
 
 
 def test_the_peak_of_a_pass_adds_up() -> None:
-    from handheld.convert.streaming.memory import ProgramSize
+    from handheld.convert.streaming.program_size import ProgramSize
 
     held = [(ProgramSize(10, 100, 150, 0, 0), 1000, 200), (ProgramSize(20, 300, 310, 0, 0), 4000, 500)]
     shares_outputs = Overhead(7, 1, 2.0, False, 1.0, False, 1.0, "made up")
