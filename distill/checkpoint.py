@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .atomic import save_tensors
+from handheld.files import save_tensors
+
 from .errors import DistillError
 
 FORMAT_VERSION = 1
@@ -54,7 +55,13 @@ def save(folder: Path, facts: Facts, modules: dict[str, nn.Module], optimizer: t
     }
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
-    save_tensors(folder / NAME, tensors, {"handheld": json.dumps(asdict(facts))})
+    save_tensors(
+        folder / NAME,
+        tensors,
+        DistillError,
+        metadata={"handheld": json.dumps(asdict(facts))},
+        make_folder=True,
+    )
 
 
 def exists(folder: Path) -> bool:

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .atomic import replacing
+from handheld.files import replacing
+
 from .data import ClipRule, Span, cut, decode, draw, generator, scan, to_frames
 from .data.videos import Footage, VideoSet
-from .errors import DataError, RecipeError
+from .errors import DataError, DistillError, RecipeError
 from .metrics import mean, score
 from .recipe import LogSection, parse_recipe
 from .schema import above, at_least, between
@@ -217,7 +218,7 @@ def pretrain(recipe: PretrainRecipe, footage: Footage, held_out: list[Tensor], o
                 "step": done,
                 "cpu": time.process_time() - cpu_start,
             }
-            with replacing(state_file) as partial:
+            with replacing(state_file, DistillError) as partial:
                 torch.save(state, partial)
     _swap(parameters, average)
     return model.eval()

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from handheld.files import write_text
+
 from . import schema
-from .atomic import write_text
 from .errors import DistillError
 from .recipe import Recipe, parse_recipe
 
@@ -74,7 +75,7 @@ class RunFolder:
             ) from None
 
     def write_recipe(self, recipe: Recipe) -> None:
-        write_text(self.recipe, schema.to_yaml(recipe))
+        write_text(self.recipe, schema.to_yaml(recipe), DistillError)
 
     def record(self, record: dict[str, object]) -> None:
         """Add a line to metrics.jsonl."""
@@ -99,7 +100,7 @@ class RunFolder:
     def rewind(self, step: int) -> None:
         """Drop what metrics.jsonl says of later steps than `step`."""
         kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
-        write_text(self.metrics, "".join(kept))
+        write_text(self.metrics, "".join(kept), DistillError)
 
     def drop_cache(self) -> None:
         shutil.rmtree(self.cache, ignore_errors=True)

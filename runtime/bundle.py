@@ -11,11 +11,8 @@ BUNDLE/
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import secrets
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,6 +21,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+
+from handheld.files import StagedFolder, is_full
 
 from . import files, parsing
 from .errors import BundleError
@@ -202,22 +201,12 @@ class BundleWriter:
     bundle: Bundle
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
-        self._target = Path(os.path.abspath(path))
-        self._parent = self._target.parent
-        self._overwrite = overwrite
+        self._folder = StagedFolder(
+            path, kind="bundle", is_kind=_may_be_replaced, overwrite=overwrite, error=BundleError
+        )
         self._artifacts: list[dict[str, Any]] = []
         self._golden: dict[str | None, Arrays] = {}
         self._description: dict[str, Any] | None = None
-        if not self._target.name:
-            raise BundleError(f"{path} cannot be a bundle: give the name of a folder to make.")
-        try:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            if not os.access(self._parent, os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-            self._clear_what_killed_runs_left()
-        except OSError as error:
-            raise self._not_writable(error) from error
-        self._refuse_to_replace()
 
     def artifact_dir(self, name: str) -> Path:
         """Make the folder `name` of the bundle and return where to write its files."""
@@ -303,11 +292,7 @@ class BundleWriter:
         }
 
     def __enter__(self) -> Self:
-        self._partial = self._beside("partial")
-        try:
-            self._partial.mkdir()
-        except OSError as error:
-            raise self._not_writable(error) from error
+        self._partial = self._folder.open()
         return self
 
     def __exit__(
@@ -315,22 +300,20 @@ class BundleWriter:
     ) -> None:
         try:
             if error is not None:
-                if isinstance(error, OSError) and _is_full(error):
-                    raise self._full_disk() from error
+                if isinstance(error, OSError) and is_full(error):
+                    raise self._folder.failure(error) from error
                 return
             try:
                 manifest = self._finish()
-                self._move_into_place()
+                self._folder.commit()
             except OSError as failure:
-                if _is_full(failure):
-                    raise self._full_disk() from failure
-                raise BundleError(f"{self._target} cannot be written: {failure}.") from failure
-            self.bundle = Bundle(self._target, manifest)
+                raise self._folder.failure(failure) from failure
+            self.bundle = Bundle(self._folder.target, manifest)
         finally:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._folder.discard()
 
     def _finish(self) -> Manifest:
-        """Check that all was given, hash, write golden tensors and, last, the manifest; sync to disk."""
+        """Check that all was given, hash, write golden tensors and, last, the manifest."""
         if self._description is None or not self._golden or not self._artifacts:
             raise BundleError(
                 "The bundle is not complete: describe(), set_golden() and add_artifact() must each be called "
@@ -352,7 +335,6 @@ class BundleWriter:
             raise BundleError("The golden tensors do not fit the specs: " + "; ".join(faults) + ".")
         self._refuse_strays(manifest)
         (self._partial / MANIFEST_NAME).write_text(text, encoding="utf-8")
-        files.sync(self._partial)
         return manifest
 
     def _identity(self, relative: str) -> dict[str, Any]:
@@ -375,65 +357,10 @@ class BundleWriter:
                 "the artefact, or write the model as one file."
             )
 
-    def _move_into_place(self) -> None:
-        self._refuse_to_replace()
-        aside = None
-        if self._target.exists():
-            aside = self._beside("replaced")
-            os.rename(self._target, aside)
-        try:
-            os.rename(self._partial, self._target)
-        except OSError:
-            if aside:
-                os.rename(aside, self._target)
-            raise
-        files.sync_entry(self._parent)
-        if aside:
-            shutil.rmtree(aside, ignore_errors=True)
 
-    def _refuse_to_replace(self) -> None:
-        if not os.path.lexists(self._target):
-            return
-        if not self._overwrite:
-            raise BundleError(f"{self._target} exists. Choose another name, or pass overwrite (--overwrite).")
-        is_folder = self._target.is_dir() and not self._target.is_symlink()
-        if not is_folder or (any(self._target.iterdir()) and not (self._target / MANIFEST_NAME).is_file()):
-            raise BundleError(f"{self._target} is not a bundle and is not overwritten. Choose another name.")
-
-    def _beside(self, word: str) -> Path:
-        return self._parent / f".{self._target.name}.{word}-{os.getpid()}-{secrets.token_hex(4)}"
-
-    def _clear_what_killed_runs_left(self) -> None:
-        """Remove partial folders whose process is gone; bring back a bundle that was aside when it was killed."""
-        import psutil
-
-        pattern = re.compile(re.escape(f".{self._target.name}.") + r"(partial|replaced)-(\d+)-[0-9a-f]{8}")
-        for entry in self._parent.iterdir():
-            match = pattern.fullmatch(entry.name)
-            if not match or psutil.pid_exists(int(match[2])):
-                continue
-            if match[1] == "replaced" and not os.path.lexists(self._target):
-                os.rename(entry, self._target)
-            else:
-                shutil.rmtree(entry, ignore_errors=True)
-
-    def _not_writable(self, error: OSError) -> BundleError:
-        return BundleError(
-            f"{self._parent} cannot be written: {error.strerror}. Choose another folder or change its permissions."
-        )
-
-    def _full_disk(self) -> BundleError:
-        written = sum(file.lstat().st_size for file in self._partial.rglob("*") if file.is_file())
-        shutil.rmtree(self._partial, ignore_errors=True)
-        free = shutil.disk_usage(self._parent).free
-        return BundleError(
-            f"The disk is full: {self._target} needs more than the {written} bytes that were written so far, and "
-            f"{free} bytes are free now that they are removed. Free some space or choose another folder."
-        )
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether a folder is a bundle, or empty."""
+    return (folder / MANIFEST_NAME).is_file() or not any(folder.iterdir())
 
 
 def _refuse_duplicates(path: Path) -> None:

@@ -1,12 +1,12 @@
-"""Hashes, atomic writes and syncs: what a bundle and a profile need from the file system."""
+"""Hashes and sizes of the files and folders of a bundle, and writing a report."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 import stat
 from pathlib import Path
+
+from handheld.files import write_bytes
 
 from .errors import BundleError, RuntimeFailure
 
@@ -64,37 +64,5 @@ def files_below(path: Path) -> list[tuple[str, Path]]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name in the same folder, sync it and rename it into place.
-
-    Raises RuntimeFailure for a folder that is missing or cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        with partial.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        raise RuntimeFailure(
-            f"{path} cannot be written: {error.strerror}. Choose a folder that exists and is writable."
-        ) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Flush a file, or a folder with all that is below it, to the disk."""
-    if path.is_dir():
-        for child in path.iterdir():
-            sync(child)
-    sync_entry(path)
-
-
-def sync_entry(path: Path) -> None:
-    """Flush one file's contents, or one folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Write a file whole. Raises RuntimeFailure where that fails: no such folder, a full disk."""
+    write_bytes(path, data, RuntimeFailure)

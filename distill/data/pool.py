@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..atomic import save_tensors
+from handheld.files import save_tensors
+
+from ..errors import DistillError
 from .clips import ClipRule, cut, draw, generator, to_frames
 from .split import Split
 
@@ -80,7 +82,8 @@ def build_pool(
             pixels = cut(split.footage, clip, frames=rule.frames, crop=rule.crop)
             entry = {"frames": pixels, **_teach(teacher, to_frames(pixels.to(device))[None], taps)}
             tensors |= {f"{index - first}.{name}": tensor.cpu() for name, tensor in entry.items()}
-        save_tensors(shard, tensors, {"handheld": json.dumps({"key": key, "sha256": _digest(tensors)})})
+        metadata = {"handheld": json.dumps({"key": key, "sha256": _digest(tensors)})}
+        save_tensors(shard, tensors, DistillError, metadata=metadata, make_folder=True)
     on_clip(total, total)
     return Pool(shards, total)
 

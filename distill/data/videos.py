@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import replacing
-from ..errors import DataError
+from handheld.files import replacing
+
+from ..errors import DataError, DistillError
 
 # What a file in a folder must be called to be tried; a file that is named itself is always tried.
 SUFFIXES = (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm")
@@ -116,7 +117,7 @@ def decode(
             except _Unreadable as error:
                 skipped.append(Skipped(path, str(error)))
                 continue
-            with replacing(store) as partial, partial.open("wb") as file:
+            with replacing(store, DistillError, make_folder=True) as partial, partial.open("wb") as file:
                 np.save(file, frames)
             array = _mapped(store)
         if array is None or len(array) < min_frames:

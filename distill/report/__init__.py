@@ -8,9 +8,10 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import TYPE_CHECKING
 
+from handheld.files import save_tensors, write_text
 from handheld.models import TurboVAEDecoder
 
-from ..atomic import save_tensors, write_text
+from ..errors import DistillError
 from ..evaluate import HeldOut
 from ..metrics import Scores
 from ..recipe import Recipe
@@ -31,7 +32,7 @@ def write_report(
     folder.run_json.unlink(missing_ok=True)
     student.save_pretrained(path / "student")
     tensors = held_out.render(student)
-    save_tensors(path / "held_out.safetensors", tensors)
+    save_tensors(path / "held_out.safetensors", tensors, DistillError)
     records = list(folder.records())
     train = [record for record in records if record.get("kind") == "train"]
     evals = [record for record in records if record.get("kind") == "eval"]
@@ -61,7 +62,7 @@ def write_report(
         "metrics": {"student": asdict(scores), "teacher": asdict(held_out.teacher_scores)},
         "versions": {"python": platform.python_version(), **_versions("handheld", "torch", "diffusers", "av")},
     }
-    write_text(folder.run_json, json.dumps(facts, indent=2) + "\n")
+    write_text(folder.run_json, json.dumps(facts, indent=2) + "\n", DistillError)
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ..atomic import replacing
+from handheld.files import replacing
+
+from ..errors import DistillError
 
 ROWS = 4
 GAIN = 4  # of the difference pictures
@@ -45,7 +47,7 @@ def draw_frames(tensors: Mapping[str, Tensor], names: Sequence[str], path: Path)
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(title, fontsize=8, color="#1f2933")
             axis.set_axis_off()
-    with replacing(path) as partial:
+    with replacing(path, DistillError, make_folder=True) as partial:
         figure.savefig(partial, format="png")
 
 

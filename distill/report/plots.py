@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import replacing
+from handheld.files import replacing
+
+from ..errors import DistillError
 
 _COLOURS = {"loss": "#1f2933", "l1": "#2a78c8", "feature": "#c8762a", "perceptual": "#3f9b6c"}
 
@@ -56,7 +58,7 @@ def _figure() -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    with replacing(path) as partial:
+    with replacing(path, DistillError, make_folder=True) as partial:
         figure.savefig(partial, format="png")
 
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from handheld.files import save_tensors
 from handheld.models import ModelError
 
 
 def write_latents(path: Path, latents: np.ndarray, origin: dict[str, str]) -> None:
-    """Write latents (N, C, T', H', W') float32, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        save_file({"latents": np.ascontiguousarray(latents)}, temporary, metadata=origin)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write latents (N, C, T', H', W') float32, whole or not at all. Raises ModelError where that fails."""
+    save_tensors(path, {"latents": latents}, ModelError, metadata=origin)
 
 
 def read_latents(path: Path) -> tuple[np.ndarray, dict[str, str]]:

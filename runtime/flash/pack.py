@@ -8,12 +8,10 @@ PACK/
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
-import secrets
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import numpy as np
+
+from handheld.files import StagedFolder, is_full
 
 from .. import files
 from ..errors import BundleError, RuntimeFailure
@@ -86,26 +86,21 @@ class PackWriter:
 
     def __init__(self, path: str | os.PathLike[str], spec: PackSpec, overwrite: bool = False) -> None:
         self.spec = spec
-        self._target = Path(os.path.abspath(path))
-        self._overwrite = overwrite
         self._groups = Groups.of(spec)
         self._records: list[LayerRecord] = []
         self._others: list[str] = []
-        self._refuse_to_replace()
+        self._folder = StagedFolder(
+            path, kind="flash pack", is_kind=_is_pack, overwrite=overwrite, error=BundleError
+        )
 
     def __enter__(self) -> Self:
+        self._partial = self._folder.open()
         try:
-            self._target.parent.mkdir(parents=True, exist_ok=True)
-            self._clear_what_killed_runs_left()
-            self._partial = self._beside("partial")
-            self._partial.mkdir()
             self._neurons = (self._partial / NEURONS_NAME).open("wb")
             self._neurons.seek(header_bytes(self.spec.layers))
             self._resident = _Safetensors(self._partial / RESIDENT_NAME)
         except OSError as error:
-            raise BundleError(
-                f"{self._target} cannot be written: {error.strerror}. Choose another folder."
-            ) from error
+            raise self._folder.failure(error) from error
         return self
 
     def __exit__(
@@ -114,15 +109,14 @@ class PackWriter:
         try:
             if error is None:
                 self._finish()
-            elif isinstance(error, OSError) and _is_full(error):
-                raise self._full_disk() from error
+                self._folder.commit()
+            elif isinstance(error, OSError) and is_full(error):
+                raise self._failure(error) from error
         except OSError as failure:
-            if _is_full(failure):
-                raise self._full_disk() from failure
-            raise BundleError(f"{self._target} cannot be written: {failure}.") from failure
+            raise self._failure(failure) from failure
         finally:
             self._close()
-            shutil.rmtree(self._partial, ignore_errors=True)
+            self._folder.discard()
 
     def add_layer(
         self,
@@ -291,42 +285,6 @@ class PackWriter:
             entries[name] = {"size_bytes": file.stat().st_size, "sha256": files.sha256_of(file)}
         text = json.dumps(manifest(self.spec, self._groups, self._records, identity, entries), indent=2)
         (self._partial / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
-        files.sync(self._partial)
-        self._move_into_place()
-
-    def _move_into_place(self) -> None:
-        self._refuse_to_replace()
-        aside = None
-        if self._target.exists():
-            aside = self._beside("replaced")
-            os.rename(self._target, aside)
-        os.rename(self._partial, self._target)
-        files.sync_entry(self._target.parent)
-        if aside:
-            shutil.rmtree(aside, ignore_errors=True)
-
-    def _refuse_to_replace(self) -> None:
-        if not os.path.lexists(self._target):
-            return
-        if not self._overwrite:
-            raise BundleError(f"{self._target} exists. Choose another name, or pass overwrite.")
-        if self._target.is_symlink() or not (self._target / NEURONS_NAME).is_file():
-            raise BundleError(f"{self._target} is not a flash pack and is not overwritten. Choose another name.")
-
-    def _beside(self, word: str) -> Path:
-        return self._target.parent / f".{self._target.name}.{word}-{os.getpid()}-{secrets.token_hex(4)}"
-
-    def _clear_what_killed_runs_left(self) -> None:
-        import psutil
-
-        pattern = re.compile(re.escape(f".{self._target.name}.") + r"(partial|replaced)-(\d+)-[0-9a-f]{8}")
-        for entry in self._target.parent.iterdir():
-            match = pattern.fullmatch(entry.name)
-            if match and not psutil.pid_exists(int(match[2])):
-                if match[1] == "replaced" and not os.path.lexists(self._target):
-                    os.rename(entry, self._target)
-                else:
-                    shutil.rmtree(entry, ignore_errors=True)
 
     def _close(self) -> None:
         # What is still buffered may not fit on a full disk; the file is about to be removed.
@@ -336,15 +294,13 @@ class PackWriter:
             except OSError:
                 continue
 
-    def _full_disk(self) -> BundleError:
+    def _failure(self, error: OSError) -> Exception:
         self._close()
-        written = sum(file.stat().st_size for file in self._partial.iterdir())
-        shutil.rmtree(self._partial, ignore_errors=True)
-        free = shutil.disk_usage(self._target.parent).free
-        return BundleError(
-            f"The disk is full: {self._target} needs more than the {written} bytes that were written so far, and "
-            f"{free} bytes are free now that they are removed. Free some space or choose another folder."
-        )
+        return self._folder.failure(error)
+
+
+def _is_pack(folder: Path) -> bool:
+    return (folder / NEURONS_NAME).is_file()
 
 
 @dataclass
@@ -387,7 +343,3 @@ class _Safetensors:
 
     def close(self) -> None:
         self._data.close()
-
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from handheld.files import save_tensors, write_text
 
 from ...errors import ModelError
 
@@ -123,25 +123,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def save_folder(model: nn.Module, config_json: str, folder: Path) -> None:
     """Write the pair that `locate` finds; each file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {f"decoder.{name}": value.detach().contiguous() for name, value in model.state_dict().items()}
-
-    def write_weights(path: str) -> None:
-        save_file(state, path, metadata={"format": "pt"})
-
-    _write_atomically(folder / WEIGHTS_NAME, write_weights)
-    _write_atomically(folder / CONFIG_NAME, lambda path: Path(path).write_text(config_json) and None)
-
-
-def _write_atomically(target: Path, write: Any) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    state = {f"decoder.{name}": value.detach() for name, value in model.state_dict().items()}
+    save_tensors(folder / WEIGHTS_NAME, state, ModelError, metadata={"format": "pt"}, make_folder=True)
+    write_text(folder / CONFIG_NAME, config_json, ModelError)
