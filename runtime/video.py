@@ -15,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from handheld.files import replacing
+
 from .errors import RuntimeFailure
 
 CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264"}
@@ -56,20 +58,18 @@ def write_video(clips: Iterable[np.ndarray], path: str | os.PathLike[str], fps: 
     if not target.parent.is_dir():
         raise RuntimeFailure(f"{target.parent} is no folder: make it, or write elsewhere.")
     partial = partial_path(target)
-    finished = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
     try:
         partial.unlink(missing_ok=True)  # of an earlier run
         count = _encode(clips, partial, fps)
         if not count:
             raise RuntimeFailure(f"No frames to write to {target}.")
         if _is_fragmented(partial):
-            _copy(partial, finished)
-            os.replace(finished, target)
+            with replacing(target, RuntimeFailure) as finished:
+                _copy(partial, finished)
             partial.unlink()
         else:
             os.replace(partial, target)
     except BaseException as error:
-        finished.unlink(missing_ok=True)
         kept = _mended(partial)
         failure = error
         if isinstance(error, av.FFmpegError | OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..hub import fetch, is_hub_id, names_on_hub
 from .architectures import ARCHITECTURES, Architecture
 from .checkpoint import Checkpoint, TokenizerFiles
 from .config import DecoderConfig
 from .tokenizer import from_transformers
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_NEEDED = "config.json and model.safetensors"
 _SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 # In the order in which they are looked for.
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -115,35 +115,18 @@ def _find(source: str | Path, patterns: list[str]) -> Path:
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
-    if folder.exists() or not _HUB_ID.fullmatch(str(source)):
+    if not is_hub_id(source):
         raise ModelError(
             f"{source} does not exist. A language model is a folder with config.json and model.safetensors, a "
             ".gguf file, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct, or smollm2."
         )
-    return _fetch(str(source), patterns)
+    return fetch(str(source), patterns, _NEEDED)
 
 
 def _fetch_weights(hub_id: str) -> Path:
-    from huggingface_hub import list_repo_files
-
-    try:
-        stored = list_repo_files(hub_id)
-    except Exception:  # offline: what is in the cache has to do
-        stored = ["model.safetensors"]
-    kind = "model*.safetensors" if any(name.endswith(".safetensors") for name in stored) else "pytorch_model*.bin"
-    return _fetch(hub_id, [*_SMALL_FILES, kind])
-
-
-def _fetch(hub_id: str, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=patterns))
-    except Exception as error:  # offline, no such name, no access, a full disk: many types, one remedy
-        raise ModelError(
-            f"{hub_id} is not a folder here, and as a hub id it could not be fetched ({type(error).__name__}). "
-            "Check the name and the connection, or give a local folder."
-        ) from error
+    stored = names_on_hub(hub_id)
+    pickled = stored is not None and not any(name.endswith(".safetensors") for name in stored)
+    return fetch(hub_id, [*_SMALL_FILES, "pytorch_model*.bin" if pickled else "model*.safetensors"], _NEEDED)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

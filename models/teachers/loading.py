@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..hub import fetch, is_hub_id
 from ..latents import LatentSpec
 from ._diffusers import quiet, vae_class
 from .base import Teacher, TeacherInfo
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _INDEX = _WEIGHTS + ".index.json"
 _SHARDS = "diffusion_pytorch_model-*.safetensors"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 # Larger than the compression of any released video VAE, and a multiple of all of them.
 _PROBE_SIZE = 256
 
@@ -83,8 +82,10 @@ def _find(info: TeacherInfo, source: str | Path, *, weights: bool = False) -> Pa
     """The folder with the VAE's config.json: `source`, its `vae` subfolder, or the cache of a hub id."""
     root = Path(source).expanduser()
     if not root.is_dir():
-        if isinstance(source, str) and _HUB_ID.fullmatch(source) and not root.exists():
-            root = _fetch(source, [_WEIGHTS, _INDEX, _SHARDS] if weights else ["config.json"])
+        if isinstance(source, str) and is_hub_id(source):
+            names = [_WEIGHTS, _INDEX, _SHARDS] if weights else ["config.json"]
+            patterns = [*names, *(f"vae/{name}" for name in names)]
+            root = fetch(source, patterns, f"config.json and {_WEIGHTS}")
         elif source == info.default_source:
             raise ModelError(
                 f"The weights of teacher {info.name} are missing from this installation (no folder {root}). "
@@ -103,20 +104,6 @@ def _find(info: TeacherInfo, source: str | Path, *, weights: bool = False) -> Pa
         f"{source} has no config.json, nor has its subfolder `vae`. A teacher is a folder as diffusers' "
         f"save_pretrained writes it: config.json and {_WEIGHTS}."
     )
-
-
-def _fetch(hub_id: str, names: list[str]) -> Path:
-    """The local snapshot of a hub repository, with the named files of its root and of its `vae` folder."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=[*names, *(f"vae/{name}" for name in names)]))
-    except Exception as error:  # offline, no such name, no access, a full disk: many types, one remedy
-        raise ModelError(
-            f"{hub_id} is not a folder here, and as a hub id it could not be fetched "
-            f"({type(error).__name__}). Check the name and the connection, or give a local folder with "
-            f"config.json and {_WEIGHTS}."
-        ) from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

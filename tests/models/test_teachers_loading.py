@@ -101,7 +101,7 @@ def test_hub_weights_are_fetched_only_after_the_configuration_fits(
 ) -> None:
     asked = []
 
-    def snapshot(hub_id: str, allow_patterns: list[str]) -> str:
+    def snapshot(hub_id: str, allow_patterns: list[str], local_files_only: bool) -> str:
         asked.append(allow_patterns)
         return str(checkpoint)
 
