@@ -30,7 +30,7 @@ def test_patterns_go_to_the_hub_and_its_folder_comes_back(monkeypatch: pytest.Mo
     assert fetch("a/b", ("config.json",), "config.json") == Path("/cache/x")
     fetch("a/b", ["*"], "config.json", local_files_only=True)
     assert asked == [
-        ("a/b", {"allow_patterns": ["config.json"]}),
+        ("a/b", {"allow_patterns": ["config.json"], "local_files_only": False}),
         ("a/b", {"allow_patterns": ["*"], "local_files_only": True}),
     ]
 
