@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from handheld.files import replacing
 
 from ..errors import DataError, DistillError
+from .reading import Unreadable, check_readable, read_shrunk
 
 # What a file in a folder must be called to be tried; a file that is named itself is always tried.
 SUFFIXES = (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm")
+
+# Of the way in which frames are read: stored frames of another one are not taken.
+_READER = 2
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,9 @@ def scan(paths: Iterable[str | Path]) -> VideoSet:
     good = []
     for path in found:
         try:
-            with _opened(path) as (container, stream):
-                if next(container.decode(stream), None) is None:
-                    raise _Unreadable("no frame can be decoded")
+            check_readable(path)
             good.append(path)
-        except _Unreadable as error:
+        except Unreadable as error:
             skipped.append(Skipped(path, str(error)))
     if not good:
         raise DataError("No video to read." + listed(skipped))
@@ -108,13 +108,13 @@ def decode(
     for done, path in enumerate(videos.paths):
         on_video(done, len(videos.paths))
         stat = path.stat()
-        key = json.dumps([str(path), stat.st_size, stat.st_mtime_ns, short_side, crop, max_frames])
+        key = json.dumps([_READER, str(path), stat.st_size, stat.st_mtime_ns, short_side, crop, max_frames])
         store = folder / f"{path.stem[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npy"
         array = _mapped(store)
         if array is None:
             try:
-                frames = _frames(path, short_side, crop, max_frames)
-            except _Unreadable as error:
+                frames = read_shrunk(path, short_side, crop, max_frames)
+            except Unreadable as error:
                 skipped.append(Skipped(path, str(error)))
                 continue
             with replacing(store, DistillError, make_folder=True) as partial, partial.open("wb") as file:
@@ -136,50 +136,6 @@ def listed(skipped: Sequence[Skipped], limit: int = 20) -> str:
     """One line per skipped file, each after a line break."""
     lines = [f"\n  {item.path}: {item.reason}" for item in skipped[:limit]]
     return "".join(lines) + (f"\n  and {len(skipped) - limit} more" if len(skipped) > limit else "")
-
-
-class _Unreadable(Exception):
-    """Why a file is not a video that can be read."""
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(container, first video stream) of a file. Raises _Unreadable, also for what fails inside the block."""
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise _Unreadable("no video stream")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
-    except (av.FFmpegError, OSError) as error:
-        raise _Unreadable(error.strerror or str(error)) from None
-
-
-def _frames(path: Path, short_side: int, crop: int, max_frames: int) -> np.ndarray:
-    """Frames (T, H, W, 3) of a video up to the first one that does not decode."""
-    from av.video.reformatter import VideoReformatter
-
-    reformat = VideoReformatter().reformat  # one for all frames: setting up the scaler costs more than a frame
-    frames: list[np.ndarray] = []
-    size: tuple[int, int] | None = None
-    try:
-        with _opened(path) as (container, stream):
-            for frame in container.decode(stream):
-                if size is None:
-                    side = min(frame.width, frame.height)
-                    scale = max(min(side, short_side), crop) / side
-                    size = max(round(frame.width * scale), crop), max(round(frame.height * scale), crop)
-                shrunk = reformat(frame, *size, format="rgb24", interpolation="AREA")
-                frames.append(shrunk.to_ndarray())
-                if len(frames) == max_frames:
-                    break
-    except _Unreadable:
-        if not frames:
-            raise
-    return np.stack(frames) if frames else np.empty((0, crop, crop, 3), np.uint8)
 
 
 def _mapped(store: Path) -> np.ndarray | None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
 from .console import say
 from .errors import CommandError
 from .progress import bar
-
-if TYPE_CHECKING:
-    import numpy as np
 
 EPILOG = (
     "Example: [dim]handheld encode clip.mp4 --for bundle -o latents.safetensors[/dim], then "
@@ -60,6 +57,7 @@ def run(
     import numpy as np
     import torch
 
+    from handheld.distill.data.reading import Unreadable, read_cropped
     from handheld.latents_file import write_latents
     from handheld.models.teachers import load_teacher
     from handheld.runtime.bundle import read_bundle
@@ -76,7 +74,10 @@ def run(
     loaded = load_teacher(name, source)
     loaded.spec.latent_shape(frames=count, height=rows, width=columns)
 
-    pictures, fps = read_video(video, rows, columns, count * clips)
+    try:
+        pictures, fps = read_cropped(video, rows, columns, count * clips)
+    except Unreadable as error:
+        raise CommandError(f"{video} is not a video that can be read: {error}.") from error
     whole = len(pictures) // count
     if not whole:
         raise CommandError(f"{video} has {len(pictures)} frames; one clip is {count}. Give fewer --frames.")
@@ -91,40 +92,3 @@ def run(
     say(f"{out}: {whole} clips of {count} frames, latents {'x'.join(map(str, written.shape))}, {fps:g} fps")
     if left := len(pictures) - whole * count:
         say(f"The last {left} frames make no whole clip and were left out.")
-
-
-def read_video(path: Path, height: int, width: int, most: int) -> tuple[np.ndarray, float]:
-    """Up to `most` frames, scaled to cover and cropped at the centre: uint8 (T, height, width, 3), and fps.
-
-    Raises DataError for a file that is no readable video.
-    """
-    import av
-    import numpy as np
-
-    from handheld.distill import DataError
-
-    pictures = []
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path} has no video stream.")
-            stream = container.streams.video[0]
-            for frame in container.decode(stream):
-                scale = max(height / frame.height, width / frame.width)
-                sized = frame.reformat(
-                    width=max(width, round(frame.width * scale)),
-                    height=max(height, round(frame.height * scale)),
-                    interpolation="AREA" if scale < 1 else "BICUBIC",
-                ).to_ndarray(format="rgb24")
-                top, left = (sized.shape[0] - height) // 2, (sized.shape[1] - width) // 2
-                pictures.append(sized[top : top + height, left : left + width])
-                if len(pictures) == most:
-                    break
-            fps = float(stream.average_rate or 25)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except (av.FFmpegError, OSError) as error:
-        raise DataError(f"{path} is not a video that can be read: {error}.") from error
-    if not pictures:
-        raise DataError(f"{path} has no frames that can be decoded.")
-    return np.stack(pictures), fps
