@@ -17,9 +17,7 @@ FOLDERS = {FRONT: "pkg/handheld"} | {
 }
 FOLDERS[f"{FRONT}.files"] = "pkg/handheld/files.py"
 # Files that may import each other in a circle, each circle as a set of modules. None is the aim.
-KNOWN_CIRCLES: tuple[frozenset[str], ...] = (
-    frozenset(f"{FRONT}.models.families.turbo_vaed.{name}" for name in ("decoder", "stages", "stream")),
-)
+KNOWN_CIRCLES: tuple[frozenset[str], ...] = ()
 NATIVE = (f"{FRONT}.runtime.flash._flash",)  # modules without Python sources, which import none of ours
 HEAVY = ("diffusers", "coremltools", "executorch", "onnxruntime", "matplotlib", "av", "torchmetrics")
 

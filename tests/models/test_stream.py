@@ -13,8 +13,7 @@ from torch import Tensor
 
 from handheld.models import PRESETS, ModelError, TurboVAEDecoder
 from handheld.models.families.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d
-from handheld.models.families.turbo_vaed.spool import Spool
-from handheld.models.families.turbo_vaed.stages import Rows, stream_stages
+from handheld.models.streaming import ChainStage, Rows, Spool, chain_of
 
 # Presets of one architecture count once.
 STRUCTURES = [name for i, name in enumerate(PRESETS) if PRESETS[name] not in [*PRESETS.values()][:i]]
@@ -41,6 +40,10 @@ def narrow(name: str, *, causal: bool, layers: int = 2, **change: object) -> Tur
     )
     torch.manual_seed(0)
     return TurboVAEDecoder(config).eval()
+
+
+def stages_of(model: TurboVAEDecoder) -> ChainStage:
+    return chain_of(list(model.layers().values()))
 
 
 def latents_for(model: TurboVAEDecoder, frames: int, *, batch: int = 1, height: int = 1) -> Tensor:
@@ -153,7 +156,7 @@ def test_state_holds_only_what_the_convolutions_need_for_any_length(name: str, c
     convs = [m for m in model.modules() if isinstance(m, Conv3d | DepthwiseSeparableConv3d)]
     needed = sum(module.kernel - 1 for module in convs)
 
-    stages = stream_stages(model)
+    stages = stages_of(model)
     frames, size_bytes = [], []
     with torch.no_grad():
         for _ in range(64 // chunk):  # over twice the longest delay
@@ -183,7 +186,7 @@ def test_a_strip_that_reads_only_some_rows_of_the_latents_equals_them_of_the_who
     latents = latents_for(model, 2, height=28)
     height = 28 * model.spec.spatial
     rows = Rows(height // 2 - 5, height // 2 + 6, height)
-    stages = stream_stages(model)
+    stages = stages_of(model)
     taken = stages.restrict(rows)
     assert 0 < taken.start < taken.stop < 28
     with torch.no_grad():
@@ -229,7 +232,7 @@ def test_a_strip_holds_state_of_the_rows_that_it_needs_only() -> None:
     def held_bytes(rows: Rows) -> int:
         with torch.device("meta"):
             model = narrow("tiny", causal=False)
-            stages = stream_stages(model)
+            stages = stages_of(model)
             taken = stages.restrict(rows)
             with torch.no_grad():
                 for _ in range(20):
@@ -256,7 +259,7 @@ def test_a_full_temporary_folder_is_named() -> None:
 
 def test_flushed_stages_decode_another_clip() -> None:
     model = narrow("tiny", causal=False).double()
-    stages = stream_stages(model)
+    stages = stages_of(model)
     with torch.no_grad():
         for length in (3, 2):
             latents = latents_for(model, length)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...layers import Chain, Function, Growth, Layer, Residual, Taps, Window, bordered, declared
+
 
 class ChannelRMSNorm(nn.Module):
     """Divide by the root mean square over channels (dim 1) at each place and time. No affine part."""
@@ -35,11 +37,8 @@ def pad_time(x: Tensor, kernel: int, causal: bool) -> Tensor:
 
     Causal: all `kernel - 1` copies are of the first frame. Otherwise half of them at each end.
     """
-    if kernel == 1:
-        return x
-    before = kernel - 1 if causal else (kernel - 1) // 2
-    after = kernel - 1 - before
-    return torch.cat([x[:, :, :1]] * before + [x] + [x[:, :, -1:]] * after, dim=2)
+    taps = Taps.centred(kernel, causal=causal)
+    return bordered(x, taps.border, taps.before, taps.ahead)
 
 
 class Conv3d(nn.Module):
@@ -51,8 +50,13 @@ class Conv3d(nn.Module):
         space = (0, kernel // 2, kernel // 2)
         self.conv = nn.Conv3d(in_channels, out_channels, kernel, padding=space)
 
+    def layer(self, *prepare: Function) -> Window:
+        """The convolution, with functions of each place and time before its border frames."""
+        taps = Taps.centred(self.kernel, causal=self.causal)
+        return Window((self.conv,), taps, rows=self.kernel // 2, prepare=prepare)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad_time(x, self.kernel, self.causal))
+        return self.layer()(x)
 
 
 class DepthwiseSeparableConv3d(nn.Module):
@@ -65,8 +69,13 @@ class DepthwiseSeparableConv3d(nn.Module):
         self.depthwise_conv = nn.Conv3d(in_channels, in_channels, kernel, padding=space, groups=in_channels)
         self.pointwise_conv = nn.Conv3d(in_channels, out_channels, 1)
 
+    def layer(self, *prepare: Function) -> Window:
+        """The two convolutions, with functions of each place and time before their border frames."""
+        taps = Taps.centred(self.kernel, causal=self.causal)
+        return Window((self.depthwise_conv, self.pointwise_conv), taps, rows=self.kernel // 2, prepare=prepare)
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.pointwise_conv(self.depthwise_conv(pad_time(x, self.kernel, self.causal)))
+        return self.layer()(x)
 
 
 class ResnetBlock(nn.Module):
@@ -96,12 +105,17 @@ class ResnetBlock(nn.Module):
             self.norm3 = ChannelLayerNorm(in_channels, eps=eps)
             self.conv_shortcut = conv(in_channels, out_channels, 1, causal)
 
+    def layer(self) -> Residual:
+        """The block: two convolutions, and a shortcut of one tap or none."""
+        branch = (
+            declared(self.conv1, self.norm, self.first_activation),
+            declared(self.conv2, self.norm, F.silu),
+        )
+        shortcut = (declared(self.conv_shortcut, self.norm3),) if hasattr(self, "conv_shortcut") else ()
+        return Residual(branch, shortcut)
+
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv1(self.first_activation(self.norm(x)))
-        y = self.conv2(F.silu(self.norm(y)))
-        if hasattr(self, "conv_shortcut"):
-            x = self.conv_shortcut(self.norm3(x))
-        return y + x
+        return self.layer()(x)
 
 
 class Upsampler(nn.Module):
@@ -115,15 +129,22 @@ class Upsampler(nn.Module):
         self.temporal, self.keep_first = temporal, keep_first
         self.conv = Conv3d(channels, channels * temporal * 4, 3, causal)
 
+    def layer(self) -> Chain:
+        """The convolution, then the shuffle."""
+        dropped = 0 if self.keep_first else self.temporal - 1
+        return Chain((declared(self.conv), Growth((self.shuffle,), self.temporal, scale=2, dropped=dropped)))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+        return self.layer()(x)
+
+    def shuffle(self, x: Tensor) -> Tensor:
+        """(N, C * st * 4, T, H, W) to (N, C, T * st, 2H, 2W); no frame is dropped."""
         n, c, t, h, w = x.shape
         if self.temporal > 1:
             # Channel c*st + i becomes frame t*st + i.
             x = x.reshape(n, c // self.temporal, self.temporal, t, h, w).transpose(2, 3)
             x = x.reshape(n, c // self.temporal, t * self.temporal, h, w)
-        x = shuffle_frames(x)
-        return x if self.keep_first else x[:, :, self.temporal - 1 :]
+        return shuffle_frames(x)
 
 
 def shuffle_frames(x: Tensor) -> Tensor:
@@ -138,6 +159,10 @@ class FrameUpsampler(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
+    def layer(self, *prepare: Function) -> Growth:
+        """The upsampler, after functions of each place and time."""
+        return Growth((*prepare, self), scale=2, rows=self.conv.kernel_size[0] // 2)
+
     def forward(self, x: Tensor) -> Tensor:
         n, c, t, h, w = x.shape
         x = self.conv(x.transpose(1, 2).reshape(n * t, c, h, w))
@@ -151,9 +176,13 @@ class MidBlock(nn.Module):
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, **block) for _ in range(layers))
 
+    def layers(self) -> dict[str, Layer]:
+        """The blocks, by their names in this module."""
+        return {f"resnets.{i}": declared(resnet) for i, resnet in enumerate(self.resnets)}
+
     def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
+        for name in self.layers():
+            x = self.get_submodule(name)(x)  # by the module, whose name captured graphs then know
         return x
 
 
@@ -185,11 +214,14 @@ class UpBlock(nn.Module):
             for _ in range(layers)
         )
 
+    def layers(self) -> dict[str, Layer]:
+        """The layers, by their names in this module."""
+        parts: dict[str, Any] = {"conv_in": self.conv_in} if hasattr(self, "conv_in") else {}
+        for name in ("upsamplers", "resnets"):
+            parts |= {f"{name}.{i}": module for i, module in enumerate(getattr(self, name, ()))}
+        return {name: declared(module) for name, module in parts.items()}
+
     def forward(self, x: Tensor) -> Tensor:
-        if hasattr(self, "conv_in"):
-            x = self.conv_in(x)
-        if hasattr(self, "upsamplers"):
-            x = self.upsamplers[0](x)
-        for resnet in self.resnets:
-            x = resnet(x)
+        for name in self.layers():
+            x = self.get_submodule(name)(x)  # by the module, whose name captured graphs then know
         return x

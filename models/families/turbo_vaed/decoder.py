@@ -13,10 +13,11 @@ from torch.nn import functional as F
 
 from ...errors import ModelError
 from ...latents import LatentSpec
+from ...layers import Chain, Layer, declared
+from ...streaming import stream_frames
 from .blocks import ChannelRMSNorm, Conv3d, FrameUpsampler, MidBlock, UpBlock
 from .checkpoint import load_weights, locate, save_folder
 from .config import PRESETS, TurboVAEDConfig
-from .stream import stream_frames
 
 
 class TurboVAEDecoder(nn.Module):
@@ -76,17 +77,28 @@ class TurboVAEDecoder(nn.Module):
         """Latents (N, C, T', H', W') to frames (N, 3, T, H, W); sizes are not checked."""
         return self.decode_with_features(latents)[0]
 
+    def layers(self) -> dict[str, Layer]:
+        """What the decoder computes, by the names of its modules; `tail` is all behind the last block."""
+        upsamplers = [f"upsampler2d_{i}" for i in (1, 2) if self.config.patch_size >= 2 * i]
+        tail = [declared(getattr(self, name), self.norm, F.silu) for name in (*upsamplers, "conv_out")]
+        blocks = {
+            f"{name}.{part}": layer for name, block in self._blocks() for part, layer in block.layers().items()
+        }
+        return {"conv_in": declared(self.conv_in), **blocks, "tail": Chain(tuple(tail))}
+
     def decode_with_features(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """As `forward`, with the feature maps that distillation aligns: `mid_block`, `up_block_0`, ..."""
+        x = self.conv_in(latents)
         features = {}
-        x = features["mid_block"] = self.mid_block(self.conv_in(latents))
-        for i, block in enumerate(self.up_blocks):
-            x = features[f"up_block_{i}"] = block(x)
-        if self.config.patch_size >= 2:
-            x = self.upsampler2d_1(F.silu(self.norm(x)))
-        if self.config.patch_size >= 4:
-            x = self.upsampler2d_2(F.silu(self.norm(x)))
-        return self.conv_out(F.silu(self.norm(x))), features
+        for name, block in self._blocks():
+            x = features[name.replace("blocks.", "block_")] = block(x)
+        return self.layers()["tail"](x), features
+
+    def _blocks(self) -> list[tuple[str, Any]]:
+        return [
+            ("mid_block", self.mid_block),
+            *((f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)),
+        ]
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -7,27 +7,35 @@ wait in a temporary file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
-from ...latents import LatentSpec
+from ..errors import ModelError
+from ..latents import LatentSpec
+from ..layers import Layer
+from .rows import Rows
 from .spool import Spool
-from .stages import Chain, Rows, stream_stages
-
-if TYPE_CHECKING:
-    from .decoder import TurboVAEDecoder
+from .stages import ChainStage, chain_of
 
 
-def stream_frames(
-    model: TurboVAEDecoder, latents: Tensor | Iterable[Tensor], chunk: int, strips: int
-) -> Iterator[Tensor]:
-    """`TurboVAEDecoder.stream`. What can be checked without pulling latents is checked at the call."""
+class Layered(Protocol):
+    """A decoder that declares its layers, in order, by the names of its modules."""
+
+    @property
+    def spec(self) -> LatentSpec:
+        """The latent space that it takes."""
+
+    def layers(self) -> Mapping[str, Layer]:
+        """Latents (N, C, T', H', W') to frames (N, 3, T, H, W), layer by layer."""
+
+
+def stream_frames(model: Layered, latents: Tensor | Iterable[Tensor], chunk: int, strips: int) -> Iterator[Tensor]:
+    """`Decoder.stream`. What can be checked without pulling latents is checked at the call."""
     for name, value, what in (
         ("chunk", chunk, "the number of latent frames to push at a time"),
         ("strips", strips, "the number of strips to decode a frame in"),
@@ -42,11 +50,15 @@ def stream_frames(
         raise ModelError(f"Latents are a {type(latents).__name__}; a tensor or an iterable of tensors is needed.")
     arriving = _checked(latents, model.spec)
     if strips == 1:
-        return _stream(stream_stages(model), arriving, chunk)
+        return _stream(_chain(model), arriving, chunk)
     return _stream_strips(model, arriving, chunk, strips)
 
 
-def _stream(chain: Chain, arriving: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:
+def _chain(model: Layered) -> ChainStage:
+    return chain_of(list(model.layers().values()))
+
+
+def _stream(chain: ChainStage, arriving: Iterable[Tensor], chunk: int) -> Iterator[Tensor]:
     for latents in arriving:  # outside no_grad: the caller's iterator may compute with gradients
         for piece in latents.split(chunk, dim=2):
             with torch.no_grad():
@@ -56,7 +68,7 @@ def _stream(chain: Chain, arriving: Iterable[Tensor], chunk: int) -> Iterator[Te
     yield from torch.no_grad()(chain.flush)()
 
 
-def _stream_strips(model: TurboVAEDecoder, arriving: Iterable[Tensor], chunk: int, strips: int) -> Iterator[Tensor]:
+def _stream_strips(model: Layered, arriving: Iterable[Tensor], chunk: int, strips: int) -> Iterator[Tensor]:
     latents = torch.cat(list(arriving), dim=2)
     _check_strips(strips, latents, model.spec)
     height = latents.shape[3] * model.spec.spatial
@@ -64,7 +76,7 @@ def _stream_strips(model: TurboVAEDecoder, arriving: Iterable[Tensor], chunk: in
     with ExitStack() as stack:
         spools: list[Spool] = []
         for start, stop in pairwise(edges):
-            chain = stream_stages(model)
+            chain = _chain(model)
             taken = chain.restrict(Rows(start, stop, height))
             pieces = _stream(chain, (latents[:, :, :, taken.start : taken.stop],), chunk)
             if stop < height:

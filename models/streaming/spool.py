@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
+from ..errors import ModelError
 
 
 class Spool:
