@@ -24,6 +24,7 @@ from ..rewrites import (
     conv3d_taps,
     interleave_frames,
     merge_border_taps,
+    pad_frames,
     pixel_shuffle,
     safe_rms_norm,
 )
@@ -40,6 +41,7 @@ REWRITES = (
     # 3D convolution runs on the GPU only, and only since iOS 17 (apple/coremltools #1368).
     Choice((merge_border_taps.REWRITE, conv3d_taps.REWRITE), partial(shipped_table, "coreml")),
     # Everything else that is still of rank 5.
+    pad_frames.REWRITE,
     batch_in_time.REWRITE,
     # Last: the others leave layout changes in pairs.
     cancel_layouts.REWRITE,

@@ -16,8 +16,10 @@ from ..rewrites import (
     channel_layer_norm,
     conv_stacked,
     interleave_frames,
+    pad_frames,
     pixel_shuffle,
     safe_rms_norm,
+    split_frames,
     stack_frames,
 )
 from ..target import Job, Lowered, Precision, Target
@@ -28,11 +30,13 @@ REWRITES = (
     # Multi-op patterns first, while the ops that they are made of are still there.
     channel_layer_norm.REWRITE,
     interleave_frames.STACKED,
+    split_frames.REWRITE,
     pixel_shuffle.STACKED,
     conv_stacked.CONV3D,
     # What the model itself convolves frame by frame.
     conv_stacked.CONV2D,
     # Everything else that is still of rank 5.
+    pad_frames.STACKED,
     stack_frames.REWRITE,
     # Last: the others leave layout changes in pairs.
     cancel_layouts.REWRITE,

@@ -23,6 +23,7 @@ from ..rewrites import (
     conv3d_taps,
     interleave_frames,
     merge_border_taps,
+    pad_frames,
     pixel_shuffle,
     safe_rms_norm,
     split_silu,
@@ -54,6 +55,7 @@ def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
         # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
         channel_mean.REWRITE,
         # Everything else that is still of rank 5.
+        pad_frames.REWRITE,
         batch_in_time.REWRITE,
         # After pixel_shuffle_frames, which makes the shuffles rank 4.
         pixel_shuffle.PERMUTED,

@@ -23,6 +23,7 @@ from ..rewrites import (
     interleave_frames,
     keep_epsilon,
     merge_border_taps,
+    pad_frames,
     pixel_shuffle,
     safe_rms_norm,
     temporal_winograd,
@@ -48,6 +49,7 @@ def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
         pixel_shuffle.FRAMES,
         *convolutions,
         # Everything else that is still of rank 5.
+        pad_frames.REWRITE,
         batch_in_time.REWRITE,
         # After batch_in_time, which would lower no sum with a constant that is one number.
         keep_epsilon.REWRITE,

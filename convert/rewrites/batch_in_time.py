@@ -22,6 +22,8 @@ _UNARY = (
     aten.rsqrt.default,
     aten.sqrt.default,
     aten.abs.default,
+    aten.tanh.default,
+    aten.clamp.default,
     aten.pow.Tensor_Scalar,
 )
 _BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
@@ -97,6 +99,7 @@ REWRITE = Rewrite(
         Case("drop a frame", of(lambda x: x[:, :, 1:]), (1, 4, 3, 2, 5)),
         Case("root mean square", of(lambda x: x * (x.pow(2).mean(1, True) + 1e-8).rsqrt()), (1, 4, 3, 2, 5), 5),
         Case("crop in space", of(lambda x: x[..., 1:3]), (1, 4, 3, 2, 5)),
+        Case("soft and hard clamp", of(lambda x: (x / 3).tanh().clamp(0, 1)), (1, 4, 3, 2, 5), 3),
         Case("maximum over channels", of(lambda x: x.amax(1, True)), (1, 4, 3, 2, 5)),
     ),
     near_misses=(

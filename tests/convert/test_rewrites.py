@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from handheld.convert.graph.rewrite import Rewrite, apply, capture
+from handheld.convert.graph.rewrite import Rewrite, apply, capture, is_constant
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 
 
@@ -41,3 +41,21 @@ def test_new_nodes_name_the_module_that_they_come_from() -> None:
     apply(graph, (conv3d_taps.REWRITE,))
     convs = [n for n in graph.graph.nodes if n.target == torch.ops.aten.conv2d.default]
     assert {list(n.meta["nn_module_stack"].values())[-1][0] for n in convs} == {"1"}
+
+
+class _Reordered(torch.nn.Linear):
+    """A linear layer whose weight is reordered and whose input meets a constant that is not."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.weight.reshape(2, 3, -1).transpose(0, 1).reshape(6, -1)
+        return torch.nn.functional.linear(x, weight, self.bias) * self.bias.expand(5, 6)
+
+
+def test_what_a_model_makes_of_its_weights_alone_is_a_constant_of_the_graph() -> None:
+    model, x = _Reordered(4, 6), torch.randn(5, 4)
+    graph = capture(model, (x,))
+    assert torch.equal(graph(x), model(x))
+    linear = next(n for n in graph.graph.nodes if n.target == torch.ops.aten.linear.default)
+    assert is_constant(linear.args[1])
+    # An expanded bias has more values than the bias: the artefact would grow.
+    assert any(n.target == torch.ops.aten.expand.default for n in graph.graph.nodes)
