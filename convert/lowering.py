@@ -13,7 +13,8 @@ from handheld.runtime.manifest import RewriteRecord
 
 from .choice.choose import Choice
 from .errors import ExportError
-from .graph.rewrite import apply, capture, max_rank, multiply_adds
+from .graph.cost import multiply_adds
+from .graph.rewrite import apply, capture, max_rank
 from .quiet import quiet
 from .target import Job, Lowered, Precision, Target
 

@@ -16,11 +16,11 @@ from torch import fx, nn
 
 from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
 
+from ..graph.cost import weight_bytes
 from ..graph.memory import lifetimes, live_bytes
+from ..graph.ops import aten
 from ..graph.rewrite import Graph, Pass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
-from .costs import CostTable, weight_bytes
-
-aten = torch.ops.aten
+from .costs import CostTable
 
 # What an option may look through to the frames that its input is made of: see `frames.source_frames`.
 _ASSEMBLY = (aten.cat.default, aten.slice.Tensor, aten.alias.default)
@@ -61,7 +61,7 @@ class Choice:
                 places.append((node, found))
             elif found:
                 refused.append(Refusal(node.name, module_of(node), found[-1].refused or ""))
-        taken = self._most_worth([found for _, found in places], weight_bytes(graph.module.graph))
+        taken = self._most_worth([found for _, found in places], weight_bytes(graph.module))
         selected: dict[str, list[Selection]] = {option.name: [] for option in self.options}
         for (node, found), place in zip(places, taken):
             rewrite = place.estimate.rewrite
@@ -211,7 +211,7 @@ def _cost(rewrite: Rewrite, scratch: fx.GraphModule, root: fx.Node, table: CostT
     rewrite.substitute(Graph(scratch), match)
     scratch.graph.eliminate_dead_code()
     more = max(_live(scratch).values()) - before
-    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch.graph), more)
+    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch), more)
 
 
 def _signature(graph: fx.Graph) -> str:

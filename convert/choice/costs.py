@@ -13,33 +13,19 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-import torch
-from torch import Tensor, fx
+from torch import fx
 
 from handheld.runtime import parsing
 
 from ..errors import ExportError
+from ..graph.cost import activations_read, elements_of, multiply_adds_of
+from ..graph.ops import CONVOLUTIONS, JOINS, PARTS, PERMUTATIONS, PRODUCTS, relabels
 from ..graph.rewrite import argument, is_call, is_constant, shape_of
-
-aten = torch.ops.aten
 
 FORMAT_VERSION = 1
 
 # What a table has a row for. Any other op counts as elementwise.
 KINDS = ("conv", "grouped_conv", "depthwise_conv", "pointwise_conv", "matmul", "elementwise", "copy")
-
-_CONVOLUTIONS = (aten.conv2d.default, aten.conv3d.default)
-_COPIES = (aten.cat.default, aten.slice.Tensor)
-# Views, and the layout changes that `cancel_layouts` removes in pairs.
-_FREE = (
-    aten.reshape.default,
-    aten.view.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.alias.default,
-    aten.unsqueeze.default,
-    aten.squeeze.dims,
-)
 
 
 @dataclass(frozen=True)
@@ -98,46 +84,29 @@ class CostTable:
 
 
 def kind_of(node: fx.Node) -> str | None:
-    """Row of the table for a node; None where it costs nothing."""
-    if node.op != "call_function" or is_call(node, *_FREE):
+    """Row of the table for a node; None where it costs nothing.
+
+    A change of layout costs nothing here: `cancel_layouts` removes most of them, in pairs.
+    """
+    if node.op != "call_function" or relabels(node) or is_call(node, *PERMUTATIONS):
         return None
-    if is_call(node, *_CONVOLUTIONS):
+    if is_call(node, *CONVOLUTIONS):
         weight, groups = shape_of(node.args[1]), argument(node, 6)
         if weight[1] == 1 and groups == weight[0]:
             return "depthwise_conv"
         if groups > 1:
             return "grouped_conv"
         return "pointwise_conv" if math.prod(weight[2:]) == 1 else "conv"
-    if is_call(node, aten.matmul.default):
+    if is_call(node, *PRODUCTS):
         return "matmul"
-    return "copy" if is_call(node, *_COPIES) else "elementwise"
+    return "copy" if is_call(node, *PARTS, *JOINS) else "elementwise"
 
 
 def features_of(node: fx.Node, channel_block: int = 1) -> Features:
     """Size of a call, output channels of convolutions rounded up to `channel_block`."""
-    reads = [x for x in node.all_input_nodes if not is_constant(x)]
-    elements = sum(math.prod(shape_of(x)) for x in (node, *reads))
-    weights = sum(math.prod(shape_of(x)) for x in node.all_input_nodes if is_constant(x))
-    products = 0
-    if is_call(node, *_CONVOLUTIONS):
-        out, into, *kernel = shape_of(node.args[1])
-        groups = argument(node, 6)
-        # A depthwise convolution computes channels together as they are; any other, the outputs of one group.
-        per_group = _up(out // groups, channel_block) if into > 1 else out // groups
-        products = math.prod(shape_of(node)) // out * groups * per_group * into * math.prod(kernel)
-    elif is_call(node, aten.matmul.default):
-        products = math.prod(shape_of(node)) * shape_of(node.args[0])[-1]
-    return Features(products, elements, weights)
-
-
-def _up(channels: int, block: int) -> int:
-    return -(-channels // block) * block
-
-
-def weight_bytes(graph: fx.Graph) -> int:
-    """Bytes of the constants that a graph reads."""
-    values: dict[str, Tensor] = {str(n.target): n.meta["val"] for n in graph.nodes if is_constant(n)}
-    return sum(value.numel() * value.element_size() for value in values.values())
+    elements = elements_of(node) + sum(map(elements_of, activations_read(node)))
+    weights = sum(elements_of(one) for one in node.all_input_nodes if is_constant(one))
+    return Features(multiply_adds_of(node, out_block=channel_block), elements, weights)
 
 
 _RATES = parsing.record(

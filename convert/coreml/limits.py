@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, half_precision, rank
+from ..graph.ops import PERMUTATIONS
 from ..graph.rewrite import is_call, shape_of
 
 CONVERTER = "coremltools 9.0, convert"
@@ -21,7 +22,6 @@ _UNKNOWN = (
     aten.conv_transpose3d.input,
 )
 _RESHAPES = (aten.reshape.default, aten.view.default)
-_PERMUTATIONS = (aten.transpose.int, aten.permute.default, aten.movedim.int)
 
 
 def limits(node: fx.Node, dtype: torch.dtype) -> Limit | None:
@@ -55,7 +55,7 @@ def _is_expanded(node: fx.Node) -> bool:
 
 def _expanded(middle: object) -> tuple[fx.Node, ...]:
     """The three nodes around a permutation that coremltools expands; none where it does not."""
-    if not is_call(middle, *_PERMUTATIONS):
+    if not is_call(middle, *PERMUTATIONS):
         return ()
     first, last = middle.args[0], _only_user(middle)
     if not is_call(first, *_RESHAPES) or not is_call(last, *_RESHAPES) or _only_user(first) is not middle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..choice.costs import kind_of, shipped_table
-from ..graph.memory import peak_memory, relabels, size_bytes
-from ..graph.rewrite import apply, argument, capture, is_constant, multiply_adds, shape_of
+from ..graph.cost import multiply_adds, multiply_adds_of, traffic, weight_bytes
+from ..graph.memory import peak_memory
+from ..graph.rewrite import apply, argument, capture, shape_of
 from ..target import Target
 
 
@@ -63,24 +63,16 @@ def work_of(model: nn.Module, latents: Tensor, target: Target, precision: str | 
 
 def work_of_graph(graph: fx.GraphModule, dtype: torch.dtype, channel_block: int) -> Work:
     """The same of a graph as it is, held in `dtype`."""
-    traffic: Counter[tuple[int, int]] = Counter()
-    padding = 0
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or relabels(node):
-            continue
-        read = sum(size_bytes(one, dtype) for one in node.all_input_nodes if not is_constant(one))
-        traffic[read, size_bytes(node, dtype)] += 1
-        padding += _padding(node, channel_block)
+    moved = Counter((read, written) for _, read, written in traffic(graph, dtype))
     products = multiply_adds(graph)
-    constants = {str(node.target): node.meta["val"] for node in graph.graph.nodes if is_constant(node)}
     (result,) = graph.graph.find_nodes(op="output")[0].args[0]
     return Work(
         frames=shape_of(result)[0] * shape_of(result)[2],
         multiply_adds=products,
-        padded_multiply_adds=products + padding,
-        op_bytes=tuple((*moved, ops) for moved, ops in sorted(traffic.items())),
+        padded_multiply_adds=products + sum(_padding(node, channel_block) for node in graph.graph.nodes),
+        op_bytes=tuple((*sizes, ops) for sizes, ops in sorted(moved.items())),
         peak_bytes=peak_memory(graph, dtype).size_bytes,
-        weight_bytes=sum(value.numel() for value in constants.values()) * dtype.itemsize,
+        weight_bytes=weight_bytes(graph, dtype),
     )
 
 
@@ -88,7 +80,4 @@ def _padding(node: fx.Node, block: int) -> int:
     """Multiply-adds that a dense convolution has more with its channels rounded up."""
     if kind_of(node) not in ("conv", "pointwise_conv") or argument(node, 6) != 1:
         return 0
-    out, into, *kernel = shape_of(node.args[1])
-    places = math.prod(shape_of(node)) // out * math.prod(kernel)
-    rounded = math.prod(-(-channels // block) * block for channels in (out, into))
-    return places * (rounded - out * into)
+    return multiply_adds_of(node, out_block=block, in_block=block) - multiply_adds_of(node)

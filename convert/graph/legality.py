@@ -16,9 +16,10 @@ from handheld.runtime.manifest import RewriteRecord
 
 from ..errors import ExportError
 from ..target import Target
+from .cost import moved_bytes, multiply_adds, weight_bytes
 from .limits import Limit, Limits, computed_dtype
-from .memory import Peak, moved_bytes, peak_memory, weight_bytes
-from .rewrite import apply, capture, module_of, multiply_adds
+from .memory import Peak, peak_memory
+from .rewrite import apply, capture, module_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Costs:
     Attributes:
         multiply_adds: of convolutions and matrix products.
         weight_bytes: of parameters and constants.
-        activation_bytes: that ops read and write, see `memory.moved_bytes`.
+        activation_bytes: that ops read and write, see `cost.moved_bytes`.
         peak: of activations, see `memory.peak_memory`.
     """
 

@@ -12,33 +12,16 @@ A runtime that plans better (elementwise ops in place) or worse (an arena with g
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from .rewrite import is_call, module_of, shape_of
-
-aten = torch.ops.aten
-
-_RESHAPES = (
-    aten.alias.default,
-    aten.contiguous.default,  # what it is given is contiguous already
-    aten.detach.default,
-    aten.flatten.using_ints,
-    aten.reshape.default,
-    aten.squeeze.default,
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    aten.unflatten.int,
-    aten.unsqueeze.default,
-    aten.view.default,
-)
-_PERMUTATIONS = (aten.transpose.int, aten.permute.default, aten.movedim.int)
-_NO_OPS_AT_EQUAL_SHAPE = (aten.slice.Tensor, aten.expand.default)
+from .cost import size_bytes
+from .ops import PERMUTATIONS, relabels
+from .rewrite import is_call, module_of
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ def lifetimes(
                 last[written[source]] = place
         if node.op in ("get_attr", "output"):
             continue
-        same_memory = relabels(node) or (free_layouts and is_call(node, *_PERMUTATIONS))
+        same_memory = relabels(node) or (free_layouts and is_call(node, *PERMUTATIONS))
         owner = written.get(node.args[0]) if same_memory else None
         written[node] = owner or node
         if owner is None:
@@ -132,48 +115,3 @@ def peak_memory(
     live = live_bytes(module, filter(counted, lifetimes(module, dtype)))
     at = max(live, key=live.__getitem__)
     return Peak(live[at], at.name, str(at.target), module_of(at))
-
-
-def moved_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of activations that the ops of a graph read and write, each operand once per op."""
-    total = 0
-    for node in module.graph.nodes:
-        if node.op == "call_function" and not relabels(node):
-            read = [n for n in node.all_input_nodes if n.op != "get_attr"]
-            total += sum(size_bytes(n, dtype) for n in (*read, node))
-    return total
-
-
-def weight_bytes(module: fx.GraphModule, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of the parameters and constants that a graph reads, each once."""
-    # Tensors on the meta device have no address.
-    held = {t.data_ptr() or id(t): t for t in (*module.parameters(), *module.buffers())}
-    return sum(_bytes(tensor, dtype) for tensor in held.values())
-
-
-def size_bytes(node: fx.Node, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of what a node yields."""
-    value = node.meta.get("val")
-    values = value if isinstance(value, tuple | list) else (value,)
-    return sum(_bytes(t, dtype) for t in values if isinstance(t, Tensor))
-
-
-def _bytes(tensor: Tensor, dtype: torch.dtype) -> int:
-    return tensor.numel() * (dtype if tensor.dtype == torch.float32 else tensor.dtype).itemsize
-
-
-def relabels(node: fx.Node) -> bool:
-    """Whether a node yields the memory that it is given, under other axes."""
-    if is_call(node, *_RESHAPES) or node.target is operator.getitem:
-        return True
-    if is_call(node, *_PERMUTATIONS):
-        return _keeps_order(node)
-    return is_call(node, *_NO_OPS_AT_EQUAL_SHAPE) and shape_of(node) == shape_of(node.args[0])  # type: ignore[arg-type]
-
-
-def _keeps_order(node: fx.Node) -> bool:
-    """Whether the axes over size 1 stand in the same order after a permutation as before."""
-    before = shape_of(node.args[0])  # type: ignore[arg-type]
-    # On a meta tensor of that shape torch computes strides, which then still are those of contiguous memory.
-    moved = node.target(torch.empty(before, device="meta"), *node.args[1:])  # type: ignore[operator]
-    return moved.is_contiguous()

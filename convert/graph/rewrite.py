@@ -10,7 +10,6 @@ its place in the targets that want it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,14 +20,6 @@ from torch import Tensor, fx, nn
 from handheld.runtime.manifest import Refusal, RewriteRecord
 
 from ..errors import ExportError
-
-_CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
-_PRODUCTS = (
-    torch.ops.aten.matmul.default,
-    torch.ops.aten.mm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten.linear.default,
-)
 
 
 @dataclass(frozen=True)
@@ -129,11 +120,13 @@ class Graph:
         self._root = root
         return self.module.graph.inserting_before(root)
 
-    def call(self, target: Any, *args: Any) -> fx.Node:
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Insert a call of an ATen overload; its shape is worked out on meta tensors."""
-        node = self.module.graph.call_function(target, args)
-        values = fx.map_arg(args, lambda n: torch.empty(shape_of(n), dtype=dtype_of(n), device="meta"))
-        node.meta["val"] = target(*values)
+        node = self.module.graph.call_function(target, args, kwargs)
+        values, named = fx.map_arg(
+            (args, kwargs), lambda n: torch.empty(shape_of(n), dtype=dtype_of(n), device="meta")
+        )
+        node.meta["val"] = target(*values, **named)
         self._inherit(node)
         return node
 
@@ -295,14 +288,3 @@ def _drop_unused_attributes(module: fx.GraphModule) -> None:
 def max_rank(module: fx.GraphModule) -> int:
     """Highest rank of any tensor in the graph."""
     return max(len(shape_of(n)) for n in module.graph.nodes if isinstance(n.meta.get("val"), Tensor))
-
-
-def multiply_adds(module: fx.GraphModule) -> int:
-    """Multiply-adds of the convolutions and matrix products of the graph."""
-    total = 0
-    for node in module.graph.nodes:
-        if is_call(node, *_CONVOLUTIONS):
-            total += math.prod(shape_of(node)) * math.prod(shape_of(node.args[1])[1:])
-        elif is_call(node, *_PRODUCTS):
-            total += math.prod(shape_of(node)) * shape_of(node.args[0])[-1]
-    return total

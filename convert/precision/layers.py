@@ -7,22 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
+from ..graph.ops import MOVES, aten
 from ..graph.rewrite import argument, is_call, is_constant, shape_of
-
-aten = torch.ops.aten
-
-# Ops that only move data: what is quantised before one is quantised behind it, in the same range.
-MOVES = (
-    aten.cat.default,
-    aten.slice.Tensor,
-    aten.reshape.default,
-    aten.transpose.int,
-    aten.permute.default,
-    aten.pixel_shuffle.default,
-)
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Plan:
 
 
 def moved(node: fx.Node) -> list[fx.Node]:
-    """What a node only moves, or nothing."""
+    """What a node only moves, or nothing. What is quantised before it is quantised behind it, in the same range."""
     return node.all_input_nodes if is_call(node, *MOVES) else []
 
 

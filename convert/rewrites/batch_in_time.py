@@ -11,24 +11,13 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..graph.limits import axes
+from ..graph.ops import ELEMENTWISE, REDUCTIONS
 from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
 from .cases import of
 from .frames import aten, batch_refusal, frame_axis, from_frames, is_clip, to_frames
 
-_UNARY = (
-    aten.silu.default,
-    aten.sigmoid.default,
-    aten.relu.default,
-    aten.rsqrt.default,
-    aten.sqrt.default,
-    aten.abs.default,
-    aten.tanh.default,
-    aten.clamp.default,
-    aten.pow.Tensor_Scalar,
-)
-_BINARY = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-ELEMENTWISE = (*_UNARY, *_BINARY)
-ALONG = (aten.slice.Tensor, aten.mean.dim, aten.amax.default)
+ALONG = (aten.slice.Tensor, *REDUCTIONS)
 
 
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
@@ -42,8 +31,8 @@ def _clips(node: fx.Node) -> list[fx.Node]:
 
 def axes_of(node: fx.Node) -> list[int]:
     """Axes that the op names."""
-    if is_call(node, aten.mean.dim, aten.amax.default):
-        return [axis % 5 for axis in argument(node, 1)]
+    if is_call(node, *REDUCTIONS):
+        return axes(node)
     return [argument(node, 1) % 5] if is_call(node, aten.slice.Tensor, aten.cat.default) else []
 
 
@@ -73,9 +62,9 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     args = list(fx.map_arg(node.args, frames))
     if is_call(node, aten.slice.Tensor, aten.cat.default):
         args[1:2] = [frame_axis(argument(node, 1))]
-    elif is_call(node, aten.mean.dim, aten.amax.default):
-        args[1] = [frame_axis(axis) for axis in argument(node, 1)]
-    return from_frames(graph, graph.call(node.target, *args))
+    elif is_call(node, *REDUCTIONS):
+        args[1] = [frame_axis(axis) for axis in axes(node)]
+    return from_frames(graph, graph.call(node.target, *args, **node.kwargs))
 
 
 def _replicate(x):

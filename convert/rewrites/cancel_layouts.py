@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from torch import fx
 
+from ..graph.ops import RESHAPES
 from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, shape_of
 from .cases import of
 from .frames import aten
-
-_RESHAPE = (aten.reshape.default, aten.view.default)
 
 
 def _swap(node: fx.Node) -> set[int]:
@@ -23,8 +22,8 @@ def _swap(node: fx.Node) -> set[int]:
 
 
 def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
-    if is_call(node, *_RESHAPE):
-        if shape_of(node) == shape_of(node.args[0]) or is_call(node.args[0], *_RESHAPE):
+    if is_call(node, *RESHAPES):
+        if shape_of(node) == shape_of(node.args[0]) or is_call(node.args[0], *RESHAPES):
             return (node,)
     elif is_call(node, aten.transpose.int):
         inner = node.args[0]
@@ -49,7 +48,7 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     x = node.args[0]
     if shape_of(x) == shape_of(node) and not is_call(node, aten.transpose.int):
         return x
-    if is_call(node, *_RESHAPE):
+    if is_call(node, *RESHAPES):
         return graph.call(aten.reshape.default, x.args[0], list(shape_of(node)))
     if is_call(x, aten.transpose.int) and _swap(x) == _swap(node):
         return x.args[0]

@@ -13,8 +13,9 @@ import math
 
 from torch import fx
 
+from ..graph.ops import ELEMENTWISE, REDUCTIONS
 from ..graph.rewrite import Case, Graph, Rewrite, argument, is_call, is_constant, shape_of
-from .batch_in_time import ALONG, ELEMENTWISE, axes_of
+from .batch_in_time import ALONG, axes_of
 from .cases import of
 from .frames import aten, batch_refusal, is_clip
 from .stacked import from_stack, to_stack
@@ -35,7 +36,7 @@ def _is_scale(node: fx.Node) -> bool:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     (node,) = match
-    reduces = is_call(node, aten.mean.dim, aten.amax.default)
+    reduces = is_call(node, *REDUCTIONS)
     allowed = {1} if reduces else set(_STACK_AXIS)
     if set(axes_of(node)) - allowed:
         return f"works along axis {axes_of(node)}; on stacked frames it may be {sorted(allowed)}"
@@ -71,7 +72,7 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
         if is_call(node, aten.slice.Tensor) and axis == 2:
             first, last, _ = slice(argument(node, 2), argument(node, 3)).indices(shape_of(node.args[0])[2])
             args[2:4] = [first * height, last * height]
-    return from_stack(graph, graph.call(node.target, *args), shape_of(node)[2])
+    return from_stack(graph, graph.call(node.target, *args, **node.kwargs), shape_of(node)[2])
 
 
 def _replicate(x):

@@ -11,8 +11,9 @@ from torch import fx
 
 from handheld.models import TurboVAEDConfig, TurboVAEDecoder
 
+from ..graph.cost import multiply_adds
 from ..graph.memory import lifetimes, live_bytes
-from ..graph.rewrite import apply, capture, module_of, multiply_adds
+from ..graph.rewrite import apply, capture, module_of
 from ..target import Target
 from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes

@@ -18,8 +18,9 @@ from torch import Tensor
 from handheld.models import TurboVAEDecoder
 from handheld.runtime.stream_plan import Segment, StreamPlan
 
-from ..graph.memory import moved_bytes, peak_memory, weight_bytes
-from ..graph.rewrite import apply, capture, multiply_adds
+from ..graph.cost import moved_bytes, multiply_adds, weight_bytes
+from ..graph.memory import peak_memory
+from ..graph.rewrite import apply, capture
 from ..target import Precision
 from .cuts import Cut, PassCut
 from .overheads import Overhead

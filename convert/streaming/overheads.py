@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from ..errors import ExportError
-from ..graph.memory import peak_memory, weight_bytes
+from ..graph.cost import weight_bytes
+from ..graph.memory import peak_memory
 from .arena import arena_bytes
 from .program_size import ProgramSize
 
