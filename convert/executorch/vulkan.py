@@ -21,6 +21,7 @@ from ..rewrites import (
     safe_rms_norm,
     split_frames,
     stack_frames,
+    upsample_conv,
 )
 from ..target import Job, Lowered, Precision, Target
 from . import program as pte
@@ -31,6 +32,8 @@ REWRITES = (
     channel_layer_norm.REWRITE,
     interleave_frames.STACKED,
     split_frames.REWRITE,
+    # Before pixel_shuffle_stacked and conv2d_stacked, for the shuffle and the convolution that it leaves.
+    upsample_conv.REWRITE,
     pixel_shuffle.STACKED,
     conv_stacked.CONV3D,
     # What the model itself convolves frame by frame.

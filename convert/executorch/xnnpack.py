@@ -28,6 +28,7 @@ from ..rewrites import (
     safe_rms_norm,
     split_silu,
     temporal_winograd,
+    upsample_conv,
     winograd_frames,
 )
 from ..target import Job, Lowered, Precision, Target, in_half
@@ -51,6 +52,8 @@ def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
         channel_layer_norm.REWRITE,
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
+        # Before pixel_shuffle_permuted, for the shuffle that it leaves.
+        upsample_conv.REWRITE,
         *convolutions,
         # After the norms, whose means it takes; before batch_in_time, which would keep the mean a mean.
         channel_mean.REWRITE,

@@ -18,6 +18,7 @@ from . import (
     split_silu,
     stack_frames,
     temporal_winograd,
+    upsample_conv,
     winograd_frames,
 )
 
@@ -45,5 +46,6 @@ REWRITES = (
     stack_frames.REWRITE,
     *temporal_winograd.REWRITES,
     *temporal_winograd.POINTWISE,
+    upsample_conv.REWRITE,
     winograd_frames.REWRITE,
 )

@@ -246,6 +246,11 @@ CASES = [
     case("tanh", lambda mb, x: mb.tanh(x=x), torch.tanh),
     case("tile", lambda mb, x: mb.tile(x=x, reps=[1, 2, 1, 3]), lambda x: x.tile(1, 2, 1, 3)),
     case("transpose", lambda mb, x: mb.transpose(x=x, perm=[0, 2, -1, 1]), lambda x: x.permute(0, 2, 3, 1)),
+    case(
+        "upsample_nearest_neighbor",
+        lambda mb, x: mb.upsample_nearest_neighbor(x=x, scale_factor_height=2.0, scale_factor_width=3.0),
+        lambda x: F.interpolate(x, scale_factor=(2.0, 3.0), mode="nearest"),
+    ),
 ]
 
 

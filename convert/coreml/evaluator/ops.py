@@ -253,6 +253,16 @@ def _pixel_shuffle(a: Operands) -> Tensor:
     return F.pixel_shuffle(a.tensor("x"), a.setting("upscale_factor"))
 
 
+def _upsample_nearest_neighbor(a: Operands) -> Tensor:
+    """Output row i is input row floor(i / scale), as documented for whole scales; others are refused."""
+    x, scales = a.tensor("x"), [a.setting("scale_factor_height"), a.setting("scale_factor_width")]
+    if any(scale != int(scale) for scale in scales):
+        raise a.error(f"scales {scales} are not whole")
+    for axis, scale in zip((-2, -1), scales):
+        x = x.repeat_interleave(int(scale), dim=axis)
+    return x
+
+
 OPS: dict[str, Function] = {
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
@@ -298,4 +308,5 @@ OPS: dict[str, Function] = {
     "tanh": _unary(torch.tanh),
     "tile": _tile,
     "transpose": _transpose,
+    "upsample_nearest_neighbor": _upsample_nearest_neighbor,
 }
