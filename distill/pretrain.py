@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,13 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from handheld.files import replacing
-
+from . import checkpoint
 from .data import ClipRule, Span, cut, decode, draw, generator, scan, to_frames
 from .data.videos import Footage, VideoSet
-from .errors import DataError, DistillError, RecipeError
+from .errors import DataError, RecipeError
+from .loop import Loop, Plan
 from .metrics import mean, score
+from .progress import LoggedProgress, Progress
 from .recipe import LogSection, parse_recipe
+from .run_folder import RunFolder
 from .schema import above, at_least, between
 
 _HELD_OUT_SIZE, _HELD_OUT_FRAMES, _HELD_OUT_START = 128, 17, 10
@@ -149,103 +153,121 @@ def augment(clip: Tensor, rng: np.random.Generator) -> Tensor:
     return clip
 
 
-def pretrain(recipe: PretrainRecipe, footage: Footage, held_out: list[Tensor], out: Path, progress=print) -> Any:
-    """Train, resuming from `out/state.pt` if it is there, and return the VAE with its averaged weights.
+class Pretrainer(Loop[Any]):
+    """Trains a VAE on clips of real video.
+
+    Args:
+        held_out: clips (1, 3, T, H, W) in [-1, 1] that it is evaluated on.
+        run: the folder for metrics and checkpoint.
+        data: fingerprint of the videos.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        recipe: PretrainRecipe,
+        footage: Footage,
+        held_out: Sequence[Tensor],
+        run: RunFolder,
+        progress: Progress,
+        data: str,
+    ) -> None:
+        optim = recipe.optim
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps
+        )
+        plan = Plan(
+            steps=optim.steps,
+            rate=lambda step: learning_rate(optim, step),
+            ema_decay=optim.ema_decay,
+            clip_grad_norm=optim.clip_grad_norm,
+            accumulate=1,
+            eval_every=recipe.log.eval_every,
+            save_every=recipe.log.save_every,
+            seed=recipe.seed,
+            data=data,
+            folder=run.checkpoint,
+            command="the same command",
+        )
+        super().__init__("model", model, {}, optimizer, plan, record=self._note, progress=progress)
+        self._recipe, self._footage, self._held_out, self._run = recipe, footage, held_out, run
+        self._squared: list[float] = []  # of the training clips since the last evaluation
+        self._cpu_start = time.process_time()
+
+    def restore(self) -> None:
+        super().restore()
+        self._run.rewind(self.step)
+        spent = [record.get("cpu_seconds", 0) for record in self._run.records()]
+        self._cpu_start -= max(spent, default=0)
+
+    def loss(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        frames = batch(self._footage, self._recipe.data, self.plan.seed, part)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = self.model.encode(frames).latent_dist.mean
+            rebuilt = self.model.decode(latents).sample
+        error = rebuilt.float() - frames
+        squared = error.pow(2).mean()
+        penalty = self._recipe.optim.latent_penalty * latents.float().pow(2).mean()
+        return error.abs().mean() + squared + penalty, {"squared": squared.detach()}
+
+    def evaluate(self, model: Any, step: int) -> None:
+        line: dict[str, object] = {
+            "step": step,
+            "train_psnr_db": 10 * math.log10(4 / float(np.mean(self._squared))),
+            **evaluate(model, self._held_out),
+            "cpu_seconds": round(time.process_time() - self._cpu_start),
+        }
+        self._squared = []
+        self._run.record(line)
+        self.progress.on_message(json.dumps(line))
+
+    def _note(self, record: dict[str, Any]) -> None:
+        self._squared.append(record["squared"])
+
+
+def learning_rate(optim: PretrainOptim, step: int) -> float:
+    """The rate of step `step` (the first is 0): a linear warm-up times a half cosine that ends at 2 %."""
+    decayed = max(0.02, 0.5 * (1 + math.cos(math.pi * step / optim.steps)))
+    return optim.lr * min(1, (step + 1) / optim.warmup_steps) * decayed
+
+
+def pretrain(
+    recipe: PretrainRecipe,
+    footage: Footage,
+    held_out: Sequence[Tensor],
+    out: Path,
+    progress: Progress | None = None,
+    data: str = "",
+) -> Any:
+    """Train, going on from the checkpoint in `out` if there is one, and return the VAE with its averaged weights.
 
     `metrics.jsonl` in `out` gets a line per evaluation: PSNR on the training clips since the last one, and the
     averaged weights' PSNR and SSIM on `held_out`.
+
+    Args:
+        data: fingerprint of the videos; a checkpoint of other videos is refused.
+
+    Raises DistillError as the loop does.
     """
     torch.manual_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    model = recipe.model.build()
-    parameters = list(model.parameters())
-    average = [p.detach().clone() for p in parameters]
-    optim = recipe.optim
-    optimizer = torch.optim.AdamW(
-        parameters, lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps
-    )
-    start, cpu_before = 0, 0.0
-    state_file = out / "state.pt"
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["opt"])
-        for own, saved in zip(average, state["ema"]):
-            own.copy_(saved)
-        start, cpu_before = state["step"], state["cpu"]
-        progress(f"Going on from step {start}.")
-
-    cpu_start = time.process_time() - cpu_before
-    errors = []
-    for step in range(start, optim.steps):
-        decayed = max(0.02, 0.5 * (1 + math.cos(math.pi * step / optim.steps)))
-        for group in optimizer.param_groups:
-            group["lr"] = optim.lr * min(1, (step + 1) / optim.warmup_steps) * decayed
-        frames = batch(footage, recipe.data, recipe.seed, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            latents = model.encode(frames).latent_dist.mean
-            rebuilt = model.decode(latents).sample
-        error = rebuilt.float() - frames
-        squared = error.pow(2).mean()
-        penalty = optim.latent_penalty * latents.float().pow(2).mean()
-        optimizer.zero_grad()
-        (error.abs().mean() + squared + penalty).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, optim.clip_grad_norm)
-        optimizer.step()
-        # Rises to its value, so that the first random weights are soon forgotten.
-        decay = min(optim.ema_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
-        errors.append(squared.item())
-
-        done = step + 1
-        if done % recipe.log.eval_every == 0 or done == optim.steps:
-            line = {
-                "step": done,
-                "train_psnr_db": 10 * math.log10(4 / float(np.mean(errors))),
-                **_evaluate(model, parameters, average, held_out),
-                "cpu_seconds": round(time.process_time() - cpu_start),
-            }
-            errors = []
-            with (out / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-            progress(json.dumps(line))
-        if done % recipe.log.save_every == 0 or done == optim.steps:
-            state = {
-                "model": model.state_dict(),
-                "ema": average,
-                "opt": optimizer.state_dict(),
-                "step": done,
-                "cpu": time.process_time() - cpu_start,
-            }
-            with replacing(state_file, DistillError) as partial:
-                torch.save(state, partial)
-    _swap(parameters, average)
-    return model.eval()
+    run = RunFolder(out)
+    run.ensure()
+    progress = progress or LoggedProgress()
+    trainer = Pretrainer(recipe.model.build(), recipe, footage, held_out, run, progress, data)
+    if checkpoint.exists(run.checkpoint):
+        trainer.restore()
+        progress.on_message(f"Going on from step {trainer.step}.")
+    trainer.run()
+    return trainer.ema
 
 
-def _evaluate(model: Any, parameters: list, average: list, held_out: list[Tensor]) -> dict[str, float]:
-    _swap(parameters, average)
-    scores = evaluate(model, held_out)
-    _swap(parameters, average)
-    return scores
-
-
-def evaluate(model: Any, held_out: list[Tensor]) -> dict[str, float]:
+def evaluate(model: Any, held_out: Sequence[Tensor]) -> dict[str, float]:
     """PSNR and SSIM of reconstructed clips, in fp32, averaged."""
     if not held_out:
         return {}
     with torch.no_grad():
         scores = mean([score(model.decode(model.encode(c).latent_dist.mean).sample, c) for c in held_out])
     return {"psnr_db": scores.psnr_db, "ssim": scores.ssim}
-
-
-@torch.no_grad()
-def _swap(parameters: list, average: list) -> None:
-    for parameter, other in zip(parameters, average):
-        kept = parameter.detach().clone()
-        parameter.copy_(other)
-        other.copy_(kept)
 
 
 def held_out_clips(folder: Path, cache: Path) -> dict[str, Tensor]:
@@ -266,7 +288,7 @@ def main() -> None:
     parser.add_argument("recipe", help="a recipe of kind: pretrain, or the name of a shipped one")
     parser.add_argument("--videos", type=Path, required=True, help="folder of the recipe's videos")
     parser.add_argument("--held-out", type=Path, help="folder of videos to evaluate on")
-    parser.add_argument("--out", type=Path, required=True, help="folder for state, metrics and the teacher")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, metrics and the teacher")
     arguments = parser.parse_args()
     recipe = parse_recipe(arguments.recipe, PretrainRecipe)
     if missing := [name for name in recipe.data.videos if not (arguments.videos / name).is_file()]:
@@ -276,8 +298,9 @@ def main() -> None:
     cache = arguments.out / "cache"
     data = recipe.data
     longest = (data.frames - 1) * data.stride[0] + 1
+    videos = VideoSet(tuple(arguments.videos / name for name in data.videos))
     footage = decode(
-        VideoSet(tuple(arguments.videos / name for name in data.videos)),
+        videos,
         cache,
         short_side=data.short_side,
         crop=max(data.sizes),
@@ -285,7 +308,8 @@ def main() -> None:
         min_frames=longest,
     )
     held_out = held_out_clips(arguments.held_out, cache) if arguments.held_out else {}
-    model = pretrain(recipe, footage, list(held_out.values()), arguments.out)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = pretrain(recipe, footage, list(held_out.values()), arguments.out, data=videos.fingerprint)
     # Measured as it is shipped: rounded to half precision, computed in fp32.
     model = model.half().float()
     for name, clip in held_out.items():

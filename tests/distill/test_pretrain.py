@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from handheld.distill.data.videos import Footage
-from handheld.distill.pretrain import PretrainRecipe, augment, batch, pretrain
+from handheld.distill.errors import DistillError
+from handheld.distill.pretrain import PretrainRecipe, augment, batch, learning_rate, pretrain
+from handheld.distill.progress import LoggedProgress
 from handheld.distill.recipe import load_recipe, parse_recipe
 
 RECIPE = """
@@ -40,24 +42,44 @@ def footage() -> Footage:
 def test_training_writes_metrics_and_resumes_to_the_same_weights(footage: Footage, tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE, PretrainRecipe)
     held_out = [torch.rand(1, 3, 3, 32, 32) * 2 - 1]
-    whole = pretrain(recipe, footage, held_out, tmp_path / "whole", progress=lambda text: None)
+    whole = pretrain(recipe, footage, held_out, tmp_path / "whole", data="videos")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert all(line["psnr_db"] > 0 for line in lines)
 
-    # Stopped when the checkpoint of step 2 was written, before step 4: what a kill leaves.
-    class _Stopped(Exception):
+    # Stopped when the checkpoint of step 2 was written, before that of step 4: what a kill leaves.
+    class Stopped(Exception):
         pass
 
-    def stop(text: str) -> None:
-        if '"step": 4' in text:
-            raise _Stopped
+    class StopsAtStep4(LoggedProgress):
+        def on_message(self, text: str) -> None:
+            if '"step": 4' in text:
+                raise Stopped
 
-    with pytest.raises(_Stopped):
-        pretrain(recipe, footage, held_out, tmp_path / "parts", progress=stop)
-    resumed = pretrain(recipe, footage, held_out, tmp_path / "parts", progress=lambda text: None)
+    with pytest.raises(Stopped):
+        pretrain(recipe, footage, held_out, tmp_path / "parts", StopsAtStep4(), data="videos")
+    resumed = pretrain(recipe, footage, held_out, tmp_path / "parts", data="videos")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+    again = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["train_psnr_db"] for line in again] == [line["train_psnr_db"] for line in lines]
+    with pytest.raises(DistillError, match="videos are not those"):
+        pretrain(recipe, footage, held_out, tmp_path / "parts", data="other videos")
+
+
+def test_a_loss_that_is_no_number_stops_the_training(footage: Footage, tmp_path: Path) -> None:
+    recipe = parse_recipe(RECIPE.replace("lr: 1.0e-3", "lr: 1.0e+30"), PretrainRecipe)
+    with pytest.raises(DistillError, match=r"failed at step \d: .*Lower optim.lr"):
+        pretrain(recipe, footage, [], tmp_path / "out")
+
+
+def test_the_rate_warms_up_and_falls_to_two_percent() -> None:
+    optim = parse_recipe(RECIPE.replace("steps: 4", "steps: 100"), PretrainRecipe).optim
+    rates = [learning_rate(optim, step) / optim.lr for step in range(100)]
+    assert rates[0] == 0.5
+    assert max(rates) == rates[1]
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[-1] == 0.02
 
 
 def test_a_batch_is_a_function_of_seed_and_step(footage: Footage) -> None:

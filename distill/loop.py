@@ -1,0 +1,211 @@
+"""The one training loop. It resumes to the bit: all that is random in it is a function of the seed and the step.
+
+What is trained is a subclass with a loss: `trainer.Trainer` distils students, `pretrain.Pretrainer` trains the
+embedded teacher.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from . import checkpoint
+from .data import generator
+from .errors import DistillError, DistillInterrupted
+from .progress import Progress
+
+STEP = 4  # the purpose of these random numbers, see data/batches.py
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a loop goes, whatever it trains.
+
+    Attributes:
+        steps: optimizer steps in all.
+        rate: the learning rate of a step; the first is 0.
+        ema_decay: of the averaged weights, reached after a warm-up.
+        clip_grad_norm: largest norm of all gradients together; None: they are not clipped.
+        accumulate: parts of a step, whose gradients are averaged.
+        eval_every, save_every: steps between evaluations and between checkpoints; the last step has both.
+        seed: of all random numbers.
+        data: fingerprint of the videos; a checkpoint of other videos is refused.
+        folder: where the checkpoint is.
+        command: what a user types to go on after an interruption.
+    """
+
+    steps: int
+    rate: Callable[[int], float]
+    ema_decay: float
+    clip_grad_norm: float | None
+    accumulate: int
+    eval_every: int
+    save_every: int
+    seed: int
+    data: str
+    folder: Path
+    command: str
+
+
+class Loop(ABC, Generic[Model]):
+    """Trains a model, and keeps the average of its weights.
+
+    Args:
+        name, model: what is trained, in place; its tensors are `name.*` in the checkpoint.
+        others: further modules that are trained, by their names in the checkpoint.
+        optimizer: of all their parameters.
+        record: takes one metrics record of a step.
+        progress: told of every step.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        others: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        *,
+        record: Callable[[dict[str, object]], None],
+        progress: Progress,
+    ) -> None:
+        self.model, self.optimizer, self.plan, self.record, self.progress = model, optimizer, plan, record, progress
+        self.ema = copy.deepcopy(model).eval().requires_grad_(False)
+        self.modules: dict[str, nn.Module] = {name: model, "ema": self.ema, **others}
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.step = 0
+
+    @abstractmethod
+    def loss(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part, counted through all steps, and its terms by name."""
+
+    @abstractmethod
+    def evaluate(self, model: Model, step: int) -> None:
+        """Score the averaged model after so many steps, and record it."""
+
+    def restore(self) -> None:
+        """Go on from the checkpoint. Raises DistillError if there is one of other videos or of another model."""
+        facts = checkpoint.load(self.plan.folder, self.modules, self.optimizer)
+        here = checkpoint.Facts.of_here(facts.step, self.plan.seed, self.plan.data)
+        if facts.data != here.data:
+            raise DistillError(
+                "The videos are not those that the run began with: files were added, removed or rewritten. Put "
+                "them back, or start a new run."
+            )
+        for what, then, now in (("threads", facts.threads, here.threads), ("torch", facts.torch, here.torch)):
+            if then != now:
+                self.progress.on_message(
+                    f"The run began with {what} {then} and goes on with {now}: it will not equal an "
+                    "uninterrupted one to the last bit."
+                )
+        self.step = facts.step
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises DistillInterrupted after SIGINT or SIGTERM (the step is finished and saved first; a second signal
+        ends the process at once) and DistillError when the loss is no number (the last checkpoint stays).
+        """
+        plan = self.plan
+        with _stop_signal() as stopped:
+            while self.step < plan.steps:
+                start = time.perf_counter()
+                losses = self._train_step()
+                seconds = time.perf_counter() - start
+                self.step += 1
+                last = self.step == plan.steps
+                self.record({"kind": "train", "step": self.step, **losses, "seconds": seconds})
+                shown = {name: value for name, value in losses.items() if name not in ("lr", "grad_norm")}
+                self.progress.on_step(self.step, plan.steps, shown, seconds)
+                if self.step % plan.eval_every == 0 or last:
+                    self.evaluate(self.ema, self.step)
+                if self.step % plan.save_every == 0 or last or stopped():
+                    self._save()
+                if stopped() and not last:
+                    raise DistillInterrupted(
+                        f"Stopped at step {self.step} of {plan.steps}; the checkpoint is in {plan.folder}. "
+                        f"Continue with: {plan.command}"
+                    )
+
+    def _save(self) -> None:
+        facts = checkpoint.Facts.of_here(self.step, self.plan.seed, self.plan.data)
+        checkpoint.save(self.plan.folder, facts, self.modules, self.optimizer)
+
+    def _train_step(self) -> dict[str, float]:
+        """One optimizer step: `lr`, `loss`, its terms and `grad_norm`."""
+        plan, rate = self.plan, self.plan.rate(self.step)
+        torch.manual_seed(int(generator(plan.seed, STEP, self.step).integers(2**63)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        totals: dict[str, float] = {}
+        for part in range(plan.accumulate):
+            loss, terms = self.loss(self.step * plan.accumulate + part)
+            for name, value in {"loss": loss.detach(), **terms}.items():
+                totals[name] = totals.get(name, 0.0) + float(value) / plan.accumulate
+            self._check_finite(totals)
+            (loss / plan.accumulate).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.clip_grad_norm or math.inf)
+        totals["grad_norm"] = float(norm)
+        self._check_finite(totals)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._average()
+        return {"lr": rate, **totals}
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            folder = self.plan.folder
+            kept = f"The last checkpoint is in {folder}. " if checkpoint.exists(folder) else ""
+            raise DistillError(
+                f"Training failed at step {self.step + 1}: {', '.join(bad)}. {kept}Lower optim.lr, or set "
+                "optim.clip_grad_norm or optim.warmup_steps."
+            )
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        # The decay rises to its value, so that the first random weights are soon forgotten.
+        decay = min(self.plan.ema_decay, (1 + self.step) / (10 + self.step))
+        for mean, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
+        for buffer, now in zip(self.ema.buffers(), self.model.buffers(), strict=True):
+            buffer.copy_(now)
+
+
+@contextmanager
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT or SIGTERM came; the second one acts as it did before."""
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set  # only the main thread may set handlers
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: object) -> None:
+        came.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield came.is_set
+    finally:
+        restore()
