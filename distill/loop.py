@@ -32,7 +32,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoopSettings:
     """How a loop goes, whatever it trains.
 
     Attributes:
@@ -78,12 +78,13 @@ class Loop(ABC, Generic[Model]):
         model: Model,
         others: Mapping[str, nn.Module],
         optimizer: torch.optim.Optimizer,
-        plan: Plan,
+        settings: LoopSettings,
         *,
         record: Callable[[dict[str, object]], None],
         progress: Progress,
     ) -> None:
-        self.model, self.optimizer, self.plan, self.record, self.progress = model, optimizer, plan, record, progress
+        self.model, self.optimizer, self.settings = model, optimizer, settings
+        self.record, self.progress = record, progress
         self.ema = copy.deepcopy(model).eval().requires_grad_(False)
         self.modules: dict[str, nn.Module] = {name: model, "ema": self.ema, **others}
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -99,8 +100,8 @@ class Loop(ABC, Generic[Model]):
 
     def restore(self) -> None:
         """Go on from the checkpoint. Raises DistillError if there is one of other videos or of another model."""
-        facts = checkpoint.load(self.plan.folder, self.modules, self.optimizer)
-        here = checkpoint.Facts.of_here(facts.step, self.plan.seed, self.plan.data)
+        facts = checkpoint.load(self.settings.folder, self.modules, self.optimizer)
+        here = checkpoint.Facts.of_here(facts.step, self.settings.seed, self.settings.data)
         if facts.data != here.data:
             raise DistillError(
                 "The videos are not those that the run began with: files were added, removed or rewritten. Put "
@@ -120,45 +121,45 @@ class Loop(ABC, Generic[Model]):
         Raises DistillInterrupted after SIGINT or SIGTERM (the step is finished and saved first; a second signal
         ends the process at once) and DistillError when the loss is no number (the last checkpoint stays).
         """
-        plan = self.plan
+        settings = self.settings
         with _stop_signal() as stopped:
-            while self.step < plan.steps:
+            while self.step < settings.steps:
                 start = time.perf_counter()
                 losses = self._train_step()
                 seconds = time.perf_counter() - start
                 self.step += 1
-                last = self.step == plan.steps
+                last = self.step == settings.steps
                 self.record({"kind": "train", "step": self.step, **losses, "seconds": seconds})
                 shown = {name: value for name, value in losses.items() if name not in ("lr", "grad_norm")}
-                self.progress.on_step(self.step, plan.steps, shown, seconds)
-                if self.step % plan.eval_every == 0 or last:
+                self.progress.on_step(self.step, settings.steps, shown, seconds)
+                if self.step % settings.eval_every == 0 or last:
                     self.evaluate(self.ema, self.step)
-                if self.step % plan.save_every == 0 or last or stopped():
+                if self.step % settings.save_every == 0 or last or stopped():
                     self._save()
                 if stopped() and not last:
                     raise DistillInterrupted(
-                        f"Stopped at step {self.step} of {plan.steps}; the checkpoint is in {plan.folder}. "
-                        f"Continue with: {plan.command}"
+                        f"Stopped at step {self.step} of {settings.steps}; the checkpoint is in {settings.folder}. "
+                        f"Continue with: {settings.command}"
                     )
 
     def _save(self) -> None:
-        facts = checkpoint.Facts.of_here(self.step, self.plan.seed, self.plan.data)
-        checkpoint.save(self.plan.folder, facts, self.modules, self.optimizer)
+        facts = checkpoint.Facts.of_here(self.step, self.settings.seed, self.settings.data)
+        checkpoint.save(self.settings.folder, facts, self.modules, self.optimizer)
 
     def _train_step(self) -> dict[str, float]:
         """One optimizer step: `lr`, `loss`, its terms and `grad_norm`."""
-        plan, rate = self.plan, self.plan.rate(self.step)
-        torch.manual_seed(int(generator(plan.seed, STEP, self.step).integers(2**63)))
+        settings, rate = self.settings, self.settings.rate(self.step)
+        torch.manual_seed(int(generator(settings.seed, STEP, self.step).integers(2**63)))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         totals: dict[str, float] = {}
-        for part in range(plan.accumulate):
-            loss, terms = self.loss(self.step * plan.accumulate + part)
+        for part in range(settings.accumulate):
+            loss, terms = self.loss(self.step * settings.accumulate + part)
             for name, value in {"loss": loss.detach(), **terms}.items():
-                totals[name] = totals.get(name, 0.0) + float(value) / plan.accumulate
+                totals[name] = totals.get(name, 0.0) + float(value) / settings.accumulate
             self._check_finite(totals)
-            (loss / plan.accumulate).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, plan.clip_grad_norm or math.inf)
+            (loss / settings.accumulate).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_grad_norm or math.inf)
         totals["grad_norm"] = float(norm)
         self._check_finite(totals)
         self.optimizer.step()
@@ -169,7 +170,7 @@ class Loop(ABC, Generic[Model]):
     def _check_finite(self, values: Mapping[str, float]) -> None:
         bad = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
-            folder = self.plan.folder
+            folder = self.settings.folder
             kept = f"The last checkpoint is in {folder}. " if checkpoint.exists(folder) else ""
             raise DistillError(
                 f"Training failed at step {self.step + 1}: {', '.join(bad)}. {kept}Lower optim.lr, or set "
@@ -179,7 +180,7 @@ class Loop(ABC, Generic[Model]):
     @torch.no_grad()
     def _average(self) -> None:
         # The decay rises to its value, so that the first random weights are soon forgotten.
-        decay = min(self.plan.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.settings.ema_decay, (1 + self.step) / (10 + self.step))
         for mean, new in zip(self.ema.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
         for buffer, now in zip(self.ema.buffers(), self.model.buffers(), strict=True):

@@ -26,7 +26,7 @@ from . import checkpoint
 from .data import ClipRule, Span, cut, decode, draw, generator, scan, to_frames
 from .data.videos import Footage, VideoSet
 from .errors import DataError, RecipeError
-from .loop import Loop, Plan
+from .loop import Loop, LoopSettings
 from .metrics import mean, score
 from .progress import LoggedProgress, Progress
 from .recipe import LogSection, parse_recipe
@@ -176,7 +176,7 @@ class Pretrainer(Loop[Any]):
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay, eps=optim.eps
         )
-        plan = Plan(
+        settings = LoopSettings(
             steps=optim.steps,
             rate=lambda step: learning_rate(optim, step),
             ema_decay=optim.ema_decay,
@@ -189,7 +189,7 @@ class Pretrainer(Loop[Any]):
             folder=run.checkpoint,
             command="the same command",
         )
-        super().__init__("model", model, {}, optimizer, plan, record=self._note, progress=progress)
+        super().__init__("model", model, {}, optimizer, settings, record=self._note, progress=progress)
         self._recipe, self._footage, self._held_out, self._run = recipe, footage, held_out, run
         self._squared: list[float] = []  # of the training clips since the last evaluation
         self._cpu_start = time.process_time()
@@ -201,7 +201,7 @@ class Pretrainer(Loop[Any]):
         self._cpu_start -= max(spent, default=0)
 
     def loss(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
-        frames = batch(self._footage, self._recipe.data, self.plan.seed, part)
+        frames = batch(self._footage, self._recipe.data, self.settings.seed, part)
         with torch.autocast("cpu", torch.bfloat16):
             latents = self.model.encode(frames).latent_dist.mean
             rebuilt = self.model.decode(latents).sample

@@ -12,7 +12,7 @@ from torch import Tensor
 from handheld.models import TurboVAEDecoder
 
 from .data import Batches
-from .loop import Loop, Plan
+from .loop import Loop, LoopSettings
 from .losses import DistillLoss
 from .progress import Progress
 from .recipe import OptimSection, Recipe
@@ -55,7 +55,7 @@ class Trainer(Loop[TurboVAEDecoder]):
             weight_decay=optim.weight_decay,
             fused=True,
         )
-        plan = Plan(
+        settings = LoopSettings(
             steps=optim.steps,
             rate=lambda step: learning_rate(optim, step),
             ema_decay=optim.ema_decay,
@@ -68,7 +68,7 @@ class Trainer(Loop[TurboVAEDecoder]):
             folder=folder,
             command=f"handheld distill --out {folder.parent} --resume",
         )
-        super().__init__("student", student, {"loss": loss}, optimizer, plan, record=record, progress=progress)
+        super().__init__("student", student, {"loss": loss}, optimizer, settings, record=record, progress=progress)
         self._loss, self._batches, self._evaluate = loss, batches, evaluate
         self._device = next(student.parameters()).device
         self._bf16 = optim.precision == "bf16"

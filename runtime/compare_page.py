@@ -9,7 +9,7 @@ from pathlib import Path
 from . import files
 from .charts import Row as ChartRow
 from .charts import bar_chart, clean, strip_plot
-from .comparison import Gate, Row, work_of
+from .comparison import Gate, Row, workload_of
 from .page import NONE, mb, median_ms, ms, page, section, table
 from .profile_record import THERMAL_ANDROID, THERMAL_IOS, Measurement, Profile
 
@@ -40,7 +40,7 @@ def cells(row: Row) -> list[str]:
         s.label,
         device_text(row.profile),
         f"{s.runtime} {s.runtime_version or ''}".strip() + f" · {s.precision}",
-        work_of(s),
+        workload_of(s),
         ms(summary.median_ns) if summary else NONE,
         ms(summary.p90_ns) if summary else NONE,
         f"{rate:.3g}" if rate else NONE,
@@ -98,8 +98,8 @@ def _gate(gate: Gate | None) -> str:
 def _plots(rows: Sequence[Row]) -> list[str]:
     """One pair of charts for each kind of work: only the same work shares an axis."""
     out = []
-    for work in dict.fromkeys(work_of(row.subject) for row in rows):
-        group = [row for row in rows if work_of(row.subject) == work and row.subject.samples_ns]
+    for work in dict.fromkeys(workload_of(row.subject) for row in rows):
+        group = [row for row in rows if workload_of(row.subject) == work and row.subject.samples_ns]
         strips = [
             ChartRow(_label(row), row.subject.role, tuple(ns / 1e6 for ns in row.subject.samples_ns))
             for row in group

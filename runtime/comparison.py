@@ -81,7 +81,7 @@ class Gate:
     judged: int
 
 
-def work_of(subject: Measurement) -> str:
+def workload_of(subject: Measurement) -> str:
     """For people: `9 frames of 128x128`, or `token`."""
     if subject.unit == "token":
         return "token"
@@ -212,7 +212,7 @@ def _reason(first: Profile, row: Row) -> str | None:
     if first.device.emulated or row.profile.device.emulated:
         return "measured on an emulated device, whose times are worth nothing"
     if not _same_work(row.subject, row.baseline):
-        return f"makes {work_of(row.subject)}, the baseline makes {work_of(row.baseline)}"
+        return f"makes {workload_of(row.subject)}, the baseline makes {workload_of(row.baseline)}"
     if row.ratio is None:
         return f"judging takes at least {MIN_ROUNDS} rounds in each profile: measure with --rounds 3"
     return None

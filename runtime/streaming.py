@@ -23,7 +23,7 @@ from .stream_plan import Pass, Segment, StreamPlan, Strip
 Arrays = dict[str, np.ndarray]
 
 
-class Program(Protocol):
+class SegmentProgram(Protocol):
     """A loaded segment."""
 
     threads: int | None
@@ -41,7 +41,7 @@ class Program(Protocol):
 class _Stage:
     """A segment on one strip of one clip. Frames are (t, C, rows, W), of the strip's window."""
 
-    def __init__(self, segment: Segment, program: Program, scratch: np.ndarray) -> None:
+    def __init__(self, segment: Segment, program: SegmentProgram, scratch: np.ndarray) -> None:
         self.segment, self.program = segment, program
         self.x = np.zeros(segment.input, scratch.dtype)
         self._y = np.empty(segment.output, scratch.dtype)  # no page is taken where the program has its own
@@ -94,7 +94,7 @@ class _Stage:
 class _Chain:
     """The segments of a pass on one strip, depth first. Frames are (t, C, rows, W)."""
 
-    def __init__(self, part: Pass, strip: Strip, programs: Sequence[Program], dtype: np.dtype) -> None:
+    def __init__(self, part: Pass, strip: Strip, programs: Sequence[SegmentProgram], dtype: np.dtype) -> None:
         # One call at a time makes new states: a second set of them for every segment would be most of the memory.
         most = max(sum(map(math.prod, segment.states)) for segment in part.segments)
         scratch = np.empty(most, dtype)
@@ -146,7 +146,7 @@ class StreamSession:
     def __init__(
         self,
         plan: StreamPlan,
-        load: Callable[[Segment], Program],
+        load: Callable[[Segment], SegmentProgram],
         artifact: Artifact,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
@@ -159,7 +159,7 @@ class StreamSession:
         self._load = load
         self._closed = False
         self._kept = ExitStack()
-        self._programs: list[Program] = []
+        self._programs: list[SegmentProgram] = []
         if len(plan.passes) == 1:
             self._programs = self._loaded(plan.passes[0], self._kept)
 
@@ -224,7 +224,9 @@ class StreamSession:
             )
         return Clip(self, _Chain(part, part.strips[0], self._programs, self.dtype), state)
 
-    def _into(self, spool: Spool, part: Pass, programs: Sequence[Program], read: _Read) -> Iterator[np.ndarray]:
+    def _into(
+        self, spool: Spool, part: Pass, programs: Sequence[SegmentProgram], read: _Read
+    ) -> Iterator[np.ndarray]:
         """Decode a pass into its spool; yields the frames that are whole in it."""
         for strip in part.strips:
             for written in self._strip_into(spool, part, strip, programs, read):
@@ -233,7 +235,7 @@ class StreamSession:
                         yield spool.read(index, index + 1)
 
     def _strip_into(
-        self, spool: Spool, part: Pass, strip: Strip, programs: Sequence[Program], read: _Read
+        self, spool: Spool, part: Pass, strip: Strip, programs: Sequence[SegmentProgram], read: _Read
     ) -> Iterator[range]:
         """Decode a strip of a pass into its spool; yields which frames were written.
 
@@ -248,7 +250,7 @@ class StreamSession:
             done += len(frames)
 
     @contextmanager
-    def _running(self, part: Pass) -> Iterator[list[Program]]:
+    def _running(self, part: Pass) -> Iterator[list[SegmentProgram]]:
         if self._closed:
             raise RuntimeFailure("The session is closed. Open a new one.")
         if self._programs:
@@ -257,7 +259,7 @@ class StreamSession:
         with ExitStack() as stack:
             yield self._loaded(part, stack)
 
-    def _loaded(self, part: Pass, stack: ExitStack) -> list[Program]:
+    def _loaded(self, part: Pass, stack: ExitStack) -> list[SegmentProgram]:
         programs = []
         try:
             for segment in part.segments:

@@ -38,7 +38,7 @@ class Features:
 
 
 @dataclass(frozen=True)
-class Rates:
+class OpRates:
     """Nanoseconds per call, multiply-add, element read or written, and weight read."""
 
     call_ns: float
@@ -69,7 +69,7 @@ class CostTable:
     runtime: str
     source: str
     channel_block: int
-    rates: Mapping[str, Rates]
+    rates: Mapping[str, OpRates]
 
     def cost_ns(self, node: fx.Node) -> float:
         """Modelled time of one node; 0 for views and for what is no call."""
@@ -110,7 +110,7 @@ def features_of(node: fx.Node, channel_block: int = 1) -> Features:
 
 
 _RATES = parsing.record(
-    Rates, {name: parsing.number(0) for name in ("call_ns", "multiply_add_ns", "element_ns", "weight_ns")}
+    OpRates, {name: parsing.number(0) for name in ("call_ns", "multiply_add_ns", "element_ns", "weight_ns")}
 )
 _TEXT = parsing.text()
 

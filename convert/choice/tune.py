@@ -27,7 +27,7 @@ from ..errors import ExportError
 from ..graph.rewrite import capture
 from ..quiet import quiet
 from ..target import Job, Target
-from .costs import KINDS, CostTable, Features, Rates, features_of, kind_of
+from .costs import KINDS, CostTable, Features, OpRates, features_of, kind_of
 
 # Channels that the CPU kernels of onnxruntime and XNNPACK compute together where AVX-512 is there.
 _CHANNEL_BLOCK = 16
@@ -42,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitQuality:
     """How well the rates of a kind explain its samples: median and largest relative error."""
 
     kind: str
@@ -142,7 +142,7 @@ def tune(
     repeat: int = 15,
     samples: Sequence[Sample] = SAMPLES,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[CostTable, list[Fit]]:
+) -> tuple[CostTable, list[FitQuality]]:
     """Measure a target's runtime on this machine.
 
     Args:
@@ -220,7 +220,7 @@ def _runs_ns(run: Callable[[], object], repeat: int) -> Iterator[int]:
         yield time.perf_counter_ns() - start
 
 
-def _fit(kind: str, measured: Sequence[tuple[Features, float]]) -> tuple[Rates, Fit]:
+def _fit(kind: str, measured: Sequence[tuple[Features, float]]) -> tuple[OpRates, FitQuality]:
     """Non-negative least squares of the relative errors: the best of the fits over each subset of the features."""
     times = np.array([max(ns, 1.0) for _, ns in measured])
     columns = np.array([[1.0, f.multiply_adds, f.elements, f.weights] for f, _ in measured]) / times[:, None]
@@ -237,6 +237,6 @@ def _fit(kind: str, measured: Sequence[tuple[Features, float]]) -> tuple[Rates, 
             if (rates >= 0).all() and error < best_error:
                 best, best_error = rates, error
     errors = np.abs(columns @ best - 1)
-    return Rates(*(float(f"{rate:.4g}") for rate in best)), Fit(
+    return OpRates(*(float(f"{rate:.4g}") for rate in best)), FitQuality(
         kind, len(times), float(np.median(errors)), float(errors.max())
     )

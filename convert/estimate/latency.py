@@ -29,7 +29,7 @@ _BAND_SIGMAS = 1.2816
 
 
 @dataclass(frozen=True)
-class Row:
+class PublishedRow:
     """A published measurement.
 
     Attributes:
@@ -44,7 +44,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Rates:
+class DeviceRates:
     """What a device attains: multiply-adds a second, and bytes of graph traffic a second."""
 
     multiply_adds: float
@@ -68,7 +68,7 @@ class Calibration:
 
     source: str
     device: DeviceTable
-    rates: Rates
+    rates: DeviceRates
     scale: float
     errors: tuple[float, ...]
 
@@ -157,18 +157,18 @@ def published() -> Calibration:
     return Calibration(
         source="Turbo-VAED paper (arXiv 2508.09136), iPhone 16 Pro",
         device=device,
-        rates=fit(rows, device),
+        rates=fit_rates(rows, device),
         scale=1.0,
         errors=left_out_errors(rows, device),
     )
 
 
 @cache
-def published_rows() -> tuple[Row, ...]:
+def published_rows() -> tuple[PublishedRow, ...]:
     """The published measurements, with the work that `benchmarks/published_work.py` computed."""
     tree = json.loads((Path(__file__).parent / "published.json").read_text(encoding="utf-8"))
     return tuple(
-        Row(
+        PublishedRow(
             entry["model"],
             Work(**entry["work"] | {"op_bytes": tuple(map(tuple, entry["work"]["op_bytes"]))}),
             entry["work"]["frames"] / entry["frames_per_second"] if entry["frames_per_second"] else None,
@@ -177,7 +177,7 @@ def published_rows() -> tuple[Row, ...]:
     )
 
 
-def fit(rows: Sequence[Row], device: DeviceTable) -> Rates:
+def fit_rates(rows: Sequence[PublishedRow], device: DeviceTable) -> DeviceRates:
     """Rates with the least squared relative error, multiply-adds not above the device's peak.
 
     Rows of the same work and time count once: they are one measurement of one graph.
@@ -198,14 +198,14 @@ def fit(rows: Sequence[Row], device: DeviceTable) -> Rates:
     if not allowed:
         raise ExportError("No rates fit these measurements: they are faster than the device's peak allows.")
     best = min(allowed, key=lambda pair: float(((pair[0] * compute + pair[1] * moved - 1) ** 2).sum()))
-    return Rates(*(1 / per if per > 0 else math.inf for per in map(float, best)))
+    return DeviceRates(*(1 / per if per > 0 else math.inf for per in map(float, best)))
 
 
-def left_out_errors(rows: Sequence[Row], device: DeviceTable) -> tuple[float, ...]:
+def left_out_errors(rows: Sequence[PublishedRow], device: DeviceTable) -> tuple[float, ...]:
     """Relative error of each row's time under rates fitted without it, and without rows of the same work."""
     errors = []
     for row in rows:
-        rates = fit([other for other in rows if other.work != row.work], device)
+        rates = fit_rates([other for other in rows if other.work != row.work], device)
         assert row.seconds
         errors.append(sum(rates.seconds(row.work, _cache_bytes(device))) / row.seconds - 1)
     return tuple(errors)
@@ -216,7 +216,7 @@ def transferred(calibration: Calibration, device: DeviceTable) -> Calibration:
     own = calibration.device
     if device.name == own.name:
         return calibration
-    rates = Rates(
+    rates = DeviceRates(
         calibration.rates.multiply_adds * _ratio(device.multiply_adds_per_second, own.multiply_adds_per_second),
         calibration.rates.bytes * _ratio(device.bytes_per_second, own.bytes_per_second),
     )

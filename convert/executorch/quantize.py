@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from ..precision.layers import Plan, convolutions
+from ..precision.layers import QuantizationPlan, convolutions
 
 
-def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.GraphModule, Plan]:
+def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.GraphModule, QuantizationPlan]:
     """A copy of a rewritten graph with convolutions in 8 bits, and which they are.
 
     Activations have one scale and zero point a tensor, weights one scale an output channel. Unlike
@@ -27,7 +27,7 @@ def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.G
     from torchao.quantization.pt2e.quantizer import Quantizer
 
     config = get_symmetric_quantization_config(is_per_channel=True)
-    plan: Plan | None = None
+    plan: QuantizationPlan | None = None
 
     class Convolutions(Quantizer):
         """Annotates what `layers` chooses."""

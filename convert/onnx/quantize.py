@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from ..graph.rewrite import Graph, argument
-from ..precision.layers import Plan, convolutions, moved, roots
+from ..precision.layers import QuantizationPlan, convolutions, moved, roots
 
 aten = torch.ops.aten
 
@@ -29,7 +29,7 @@ _Affine = tuple[float, int, int, int, torch.dtype]
 _WEIGHT = (-127, 127, torch.int8)
 
 
-def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.GraphModule, Plan]:
+def quantize(graph: fx.GraphModule, calibration: Sequence[Tensor]) -> tuple[fx.GraphModule, QuantizationPlan]:
     """A copy of a rewritten graph with convolutions in 8 bits, and which they are.
 
     Args:

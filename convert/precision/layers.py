@@ -27,7 +27,7 @@ class Exemption:
 
 
 @dataclass(frozen=True)
-class Plan:
+class QuantizationPlan:
     """The convolutions of a graph, in its order.
 
     Attributes:
@@ -91,7 +91,7 @@ EXEMPTIONS = (
 )
 
 
-def convolutions(graph: fx.GraphModule) -> Plan:
+def convolutions(graph: fx.GraphModule) -> QuantizationPlan:
     """Choose among the conv2d nodes of a rewritten graph: all that no exemption applies to."""
     quantized = []
     kept: Counter[str] = Counter()
@@ -103,4 +103,4 @@ def convolutions(graph: fx.GraphModule) -> Plan:
             quantized.append(node)
         else:
             kept[reason] += 1
-    return Plan(tuple(quantized), dict(kept))
+    return QuantizationPlan(tuple(quantized), dict(kept))

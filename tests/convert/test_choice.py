@@ -15,7 +15,7 @@ from handheld.convert.choice.choose import Choice
 from handheld.convert.choice.costs import (
     KINDS,
     CostTable,
-    Rates,
+    OpRates,
     features_of,
     kind_of,
     read_table,
@@ -34,11 +34,11 @@ from handheld.convert.rewrites import (
 from handheld.convert.rewrites.cases import conv3d
 from handheld.convert.rewrites.merge_border_taps import bordered
 
-PLAIN = Rates(call_ns=0.0, multiply_add_ns=1.0, element_ns=0.0, weight_ns=0.0)
+PLAIN = OpRates(call_ns=0.0, multiply_add_ns=1.0, element_ns=0.0, weight_ns=0.0)
 WINOGRAD = temporal_winograd.REWRITES
 
 
-def table(**rates: Rates) -> CostTable:
+def table(**rates: OpRates) -> CostTable:
     return CostTable("test", "made up", 1, {kind: rates.get(kind, PLAIN) for kind in KINDS})
 
 
@@ -236,4 +236,4 @@ def test_tuning_measures_every_kind_on_the_real_runtime() -> None:
     assert {fit.kind for fit in fits} == set(KINDS) == set(found.rates)
     assert (found.runtime, found.source) == ("onnxruntime", "a test")
     # One sample a kind is explained exactly by one rate, unless nothing was measurable.
-    assert found.rates["conv"] != Rates(0.0, 0.0, 0.0, 0.0)
+    assert found.rates["conv"] != OpRates(0.0, 0.0, 0.0, 0.0)

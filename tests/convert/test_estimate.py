@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from handheld.convert import TARGETS, ExportError
 from handheld.convert.estimate import DEVICES, Work, estimate, published, read_device, recalibrated, work_of
-from handheld.convert.estimate.latency import Rates, Row, fit, left_out_errors, published_rows, transferred
+from handheld.convert.estimate.latency import (
+    DeviceRates,
+    PublishedRow,
+    fit_rates,
+    left_out_errors,
+    published_rows,
+    transferred,
+)
 from handheld.convert.estimate.work import work_of_graph
 from handheld.convert.graph.rewrite import capture
 from handheld.models import TurboVAEDecoder
@@ -91,21 +98,21 @@ def test_an_error_is_of_a_fit_that_never_saw_its_row() -> None:
 
 
 def test_a_fit_finds_the_rates_that_made_the_times() -> None:
-    rates = Rates(4e12, 100e9)
+    rates = DeviceRates(4e12, 100e9)
     works = [work(n * 10**11, m * 10**9, m * 10**9) for n, m in ((1, 5), (3, 4), (7, 1), (9, 9))]
-    rows = [Row("", one, sum(rates.seconds(one, None))) for one in works]
-    found = fit([*rows, rows[0]], PHONE)
+    rows = [PublishedRow("", one, sum(rates.seconds(one, None))) for one in works]
+    found = fit_rates([*rows, rows[0]], PHONE)
     assert found.multiply_adds == pytest.approx(4e12)
     assert found.bytes == pytest.approx(100e9)
 
 
 def test_a_fit_never_computes_faster_than_the_devices_peak() -> None:
-    rates = Rates(50e12, 100e9)
+    rates = DeviceRates(50e12, 100e9)
     rows = [
-        Row("", one, sum(rates.seconds(one, None)))
+        PublishedRow("", one, sum(rates.seconds(one, None)))
         for one in (work(10**12, 9 * 10**9, 10**9), work(10**12, 2 * 10**10, 10**9), work(10**11, 10**10, 10**10))
     ]
-    assert fit(rows, PHONE).multiply_adds == pytest.approx(PHONE.multiply_adds_per_second.value)
+    assert fit_rates(rows, PHONE).multiply_adds == pytest.approx(PHONE.multiply_adds_per_second.value)
 
 
 def test_times_of_another_device_scale_with_its_peaks() -> None:

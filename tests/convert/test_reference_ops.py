@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from handheld.convert import ExportError
-from handheld.convert.coreml.evaluator import Program, UnsupportedProgram, evaluate, load_program
+from handheld.convert.coreml.evaluator import MLProgram, UnsupportedProgram, evaluate, load_program
 from handheld.convert.coreml.evaluator.ops import OPS
 from handheld.convert.coreml.lower import operations_of
 from handheld.convert.quiet import quiet
@@ -293,7 +293,7 @@ def package(
     return path
 
 
-def run(program: Program, *tensors: Tensor, typed: bool = True) -> Tensor:
+def run(program: MLProgram, *tensors: Tensor, typed: bool = True) -> Tensor:
     found = evaluate(program, dict(zip(("x0", "y0"), (t.numpy() for t in tensors))), typed=typed)
     (output,) = found.outputs.values()
     return torch.from_numpy(np.asarray(output))

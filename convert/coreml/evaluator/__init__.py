@@ -2,14 +2,14 @@
 
 from .evaluate import Evaluation, Overflow, evaluate
 from .package import UnsupportedProgram, load_program
-from .program import Program
+from .program import MLProgram
 from .verify import REFERENCE_RUNTIMES, verify_coreml, with_reference
 
 __all__ = [
     "REFERENCE_RUNTIMES",
     "Evaluation",
+    "MLProgram",
     "Overflow",
-    "Program",
     "UnsupportedProgram",
     "evaluate",
     "load_program",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import ExportError
 from .ops import OPS, Operands
-from .program import Constant, Operation, Program, Variable
+from .program import Constant, MLProgram, Operation, Variable
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Step:
+class EvaluatedOperation:
     """One evaluated operation, with what it was given and what it gave; floating tensors are fp32."""
 
     operation: Operation
@@ -40,7 +40,7 @@ class Step:
     outputs: tuple[Tensor, ...]
 
 
-def evaluate(program: Program, inputs: Mapping[str, np.ndarray], *, typed: bool = True) -> Evaluation:
+def evaluate(program: MLProgram, inputs: Mapping[str, np.ndarray], *, typed: bool = True) -> Evaluation:
     """Evaluate a program.
 
     Every operation computes in fp32. `typed` rounds its floating outputs to fp16 where the program's type says
@@ -56,7 +56,7 @@ def evaluate(program: Program, inputs: Mapping[str, np.ndarray], *, typed: bool 
     """
     overflow = None
     values: dict[str, Tensor] = {}
-    for step in steps(program, inputs, typed=typed):
+    for step in evaluated_operations(program, inputs, typed=typed):
         if overflow is None:
             overflow = _overflow(step)
         for variable, output in zip(step.operation.outputs, step.outputs):
@@ -66,7 +66,9 @@ def evaluate(program: Program, inputs: Mapping[str, np.ndarray], *, typed: bool 
     return Evaluation({name: (values | given)[name].numpy() for name in program.outputs}, overflow)
 
 
-def steps(program: Program, inputs: Mapping[str, np.ndarray], *, typed: bool) -> Iterator[Step]:
+def evaluated_operations(
+    program: MLProgram, inputs: Mapping[str, np.ndarray], *, typed: bool
+) -> Iterator[EvaluatedOperation]:
     """Evaluate one operation after the other; values are dropped after their last use."""
     values = _given(program, inputs, typed)
     left = Counter(v.name for operation in program.operations for v in variables(operation))
@@ -79,7 +81,7 @@ def steps(program: Program, inputs: Mapping[str, np.ndarray], *, typed: bool) ->
                 if not left[v.name]:
                     del values[v.name]
             values |= {v.name: output for v, output in zip(operation.outputs, outputs) if left[v.name]}
-            yield Step(operation, given, outputs)
+            yield EvaluatedOperation(operation, given, outputs)
 
 
 def variables(operation: Operation) -> list[Variable]:
@@ -88,7 +90,7 @@ def variables(operation: Operation) -> list[Variable]:
     return [o for o in operands if not isinstance(o, Constant)]
 
 
-def _given(program: Program, inputs: Mapping[str, np.ndarray], typed: bool) -> dict[str, Tensor]:
+def _given(program: MLProgram, inputs: Mapping[str, np.ndarray], typed: bool) -> dict[str, Tensor]:
     wanted = {v.name: v for v in program.inputs}
     faults = [f'"{name}" is not an input' for name in inputs if name not in wanted]
     for name, v in wanted.items():
@@ -126,7 +128,7 @@ def _as_typed(value: Tensor, variable: Variable, typed: bool) -> Tensor:
     return value.to({"int32": torch.int32, "bool": torch.bool}.get(variable.dtype, torch.float32))
 
 
-def _overflow(step: Step) -> Overflow | None:
+def _overflow(step: EvaluatedOperation) -> Overflow | None:
     for output in step.outputs:
         if output.isfinite().all():
             continue

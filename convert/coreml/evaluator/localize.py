@@ -14,8 +14,8 @@ from torch import Tensor, fx
 from handheld.models import PRESETS, TurboVAEDecoder
 
 from ...quiet import quiet
-from .evaluate import steps
-from .program import Operation, Program
+from .evaluate import evaluated_operations
+from .program import MLProgram, Operation
 
 # Relative to the largest value of an operation's output. A single rounding to fp16 is 5e-4; a value that is off by
 # this much is no rounding of the right one.
@@ -28,7 +28,7 @@ _TINY = torch.finfo(torch.float16).tiny
 Found = tuple[Operation, float] | None
 
 
-def first_rounded_off(program: Program, inputs: Mapping[str, np.ndarray], above: float = DIVERGED) -> Found:
+def first_rounded_off(program: MLProgram, inputs: Mapping[str, np.ndarray], above: float = DIVERGED) -> Found:
     """The first operation at which the program as typed and the same in fp32 are apart.
 
     Args:
@@ -37,7 +37,11 @@ def first_rounded_off(program: Program, inputs: Mapping[str, np.ndarray], above:
     Returns:
         The operation and its relative difference, or None.
     """
-    runs = zip(steps(program, inputs, typed=True), steps(program, inputs, typed=False), strict=True)
+    runs = zip(
+        evaluated_operations(program, inputs, typed=True),
+        evaluated_operations(program, inputs, typed=False),
+        strict=True,
+    )
     for rounded, exact in runs:
         for a, b in zip(rounded.outputs, exact.outputs):
             if not (relative := _relative(a, b)) <= above:  # also NaN
@@ -46,7 +50,7 @@ def first_rounded_off(program: Program, inputs: Mapping[str, np.ndarray], above:
 
 
 def first_mismatch(
-    program: Program, graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], above: float = DIVERGED
+    program: MLProgram, graph: fx.GraphModule, inputs: Mapping[str, np.ndarray], above: float = DIVERGED
 ) -> Found:
     """The first operation that in fp32 does not compute what the torch node of its name does.
 
@@ -59,7 +63,7 @@ def first_mismatch(
         above: as for `first_rounded_off`.
     """
     wanted = _node_values(graph, tuple(torch.from_numpy(inputs[v.name]) for v in program.inputs))
-    for step in steps(program, inputs, typed=False):
+    for step in evaluated_operations(program, inputs, typed=False):
         for variable, found in zip(step.operation.outputs, step.outputs):
             node = wanted.get(re.sub(r"_cast_fp(16|32)$", "", variable.name))
             if node is not None and node.shape == found.shape and not (relative := _relative(found, node)) <= above:

@@ -1,4 +1,4 @@
-"""Reading an `.mlpackage` into a `Program`."""
+"""Reading an `.mlpackage` into a `MLProgram`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from handheld.runtime.errors import RuntimeMissing
 from ...errors import ExportError
 from ...quiet import quiet
 from .ops import OPS
-from .program import DTYPES, Constant, Operand, Operation, Program, Variable
+from .program import DTYPES, Constant, MLProgram, Operand, Operation, Variable
 
 
 class UnsupportedProgram(ExportError):
     """A program that is whole, and holds something that the reference evaluator does not know."""
 
 
-def load_program(path: str | Path, function: str = "main") -> Program:
+def load_program(path: str | Path, function: str = "main") -> MLProgram:
     """Read one function of an `.mlpackage` folder.
 
     Its hash is the caller's business. Compressed weights (`constexpr_*`) are expanded.
@@ -75,7 +75,7 @@ def _refuse_unknown(program: Any, name: str) -> None:
         )
 
 
-def _read(function: Any, name: str) -> Program:
+def _read(function: Any, name: str) -> MLProgram:
     operations = []
     parameter = ""
     for op in function.operations:
@@ -88,7 +88,7 @@ def _read(function: Any, name: str) -> Program:
         own = [o.name for o in operands if isinstance(o, Constant) and o.name.startswith("p_")]
         parameter = own[0] if own else parameter
         operations.append(Operation(op.op_type, inputs, tuple(_variable(v, name) for v in op.outputs), parameter))
-    return Program(
+    return MLProgram(
         tuple(_variable(v, name) for v in function.inputs.values()),
         tuple(v.name for v in function.outputs),
         tuple(operations),

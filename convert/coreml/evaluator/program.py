@@ -57,7 +57,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Program:
+class MLProgram:
     """One function of an ML program, in the order of evaluation."""
 
     inputs: tuple[Variable, ...]

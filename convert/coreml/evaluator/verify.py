@@ -27,7 +27,7 @@ from .delegate import extract_package
 from .evaluate import Overflow, evaluate
 from .localize import DIVERGED, describe, first_mismatch, first_rounded_off
 from .package import UnsupportedProgram, load_program
-from .program import Program
+from .program import MLProgram
 
 REFERENCE = "reference evaluator"
 
@@ -120,7 +120,7 @@ class _Evaluated:
 
     threads: int | None = None
 
-    def __init__(self, program: Program, segment: Segment, faults: list[str]) -> None:
+    def __init__(self, program: MLProgram, segment: Segment, faults: list[str]) -> None:
         self.program, self.segment, self.faults = program, segment, faults
 
     def call(self, inputs: Sequence[np.ndarray], outputs: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
@@ -168,7 +168,7 @@ def _verify_shape(
     return replace(measured, status="pass")
 
 
-def _program_of(bundle: Bundle, artifact: Artifact, method: Method) -> Program:
+def _program_of(bundle: Bundle, artifact: Artifact, method: Method) -> MLProgram:
     path = bundle.locate(artifact.path)
     if artifact.runtime == "coreml":
         return load_program(path, method.name)
@@ -179,7 +179,7 @@ def _program_of(bundle: Bundle, artifact: Artifact, method: Method) -> Program:
 
 def _explain(
     bundle: Bundle,
-    program: Program,
+    program: MLProgram,
     inputs: Mapping[str, np.ndarray],
     wanted: Mapping[str, np.ndarray],
     tolerance: Tolerance,
