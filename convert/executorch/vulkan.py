@@ -18,6 +18,7 @@ from ..rewrites import (
     interleave_frames,
     pad_frames,
     pixel_shuffle,
+    plain_attention,
     safe_rms_norm,
     split_frames,
     stack_frames,
@@ -30,6 +31,7 @@ from .vulkan_limits import limits
 REWRITES = (
     # Multi-op patterns first, while the ops that they are made of are still there.
     channel_layer_norm.REWRITE,
+    plain_attention.REWRITE,
     interleave_frames.STACKED,
     split_frames.REWRITE,
     # Before pixel_shuffle_stacked and conv2d_stacked, for the shuffle and the convolution that it leaves.

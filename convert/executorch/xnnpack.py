@@ -25,6 +25,7 @@ from ..rewrites import (
     merge_border_taps,
     pad_frames,
     pixel_shuffle,
+    plain_attention,
     safe_rms_norm,
     split_silu,
     temporal_winograd,
@@ -50,6 +51,7 @@ def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
     return (
         # Multi-op patterns first, while the ops that they are made of are still there.
         channel_layer_norm.REWRITE,
+        plain_attention.REWRITE,
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
         # Before pixel_shuffle_permuted, for the shuffle that it leaves.
