@@ -29,7 +29,7 @@ class Facts:
         step: optimizer steps done.
         seed: the recipe's.
         data: fingerprint of the videos.
-        threads: of torch. With another number sums are taken in another order, so that results differ in last bits.
+        threads: of torch. With another number torch adds in another order, and results differ in their last bits.
         torch: version.
         format_version: of this file.
     """

@@ -1,4 +1,4 @@
-"""The loss of a distillation: L1 and a perceptual term to the real frames, and features to the teacher's."""
+"""The loss of a distillation: L1 and a perceptual term against the real frames, features against the teacher's."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ class RunFolder:
     def begin(self, recipe: Recipe | None, *, resume: bool) -> Recipe:
         """Check that a run can begin (or, with `resume`, go on) here, and return its recipe.
 
-        Without a `recipe`, or without its videos, those of the run that goes on are taken. Raises DistillError
-        for a folder in use, one that cannot be written, and a recipe that differs from the run's.
+        A run that is resumed keeps its own recipe if `recipe` is None, and its own videos if `recipe` names none.
+        Raises DistillError for a folder in use, one that cannot be written, and a recipe that differs from the
+        run's.
         """
         self.ensure()
         if not resume:
@@ -98,7 +99,7 @@ class RunFolder:
                 yield record
 
     def rewind(self, step: int) -> None:
-        """Drop what metrics.jsonl says of later steps than `step`."""
+        """Remove the lines of metrics.jsonl that are of later steps than `step`."""
         kept = [json.dumps(record) + "\n" for record in self.records() if record["step"] <= step]
         write_text(self.metrics, "".join(kept), DistillError)
 
@@ -106,7 +107,7 @@ class RunFolder:
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def _occupied(self) -> bool:
-        # The cache checks its own content, and dotted names are what a kill can leave of a write.
+        # The cache checks its own content. A name that begins with a dot is what a killed write left.
         return any(entry.name != "cache" and not entry.name.startswith(".") for entry in self.path.iterdir())
 
 

@@ -125,7 +125,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 class _Mismatch(Exception):
-    """A node is of another type than the field; the caller that knows all allowed types words the fault."""
+    """The node has another type than the field. The caller, which knows all allowed types, writes the message."""
 
 
 class _Reader:
@@ -204,7 +204,8 @@ class _Reader:
                 at = f"{key}.{field.name}" if key else field.name
                 self.faults.append((line, at, f"missing; must be {_describe(hints[field.name])}"))
                 values[field.name] = _BAD
-        # Unknown and doubled keys do not stop the check of the others; an unusable or missing one does.
+        # Fields are checked together even if there are unknown or repeated keys, but not if one is missing or
+        # unusable.
         if _BAD in values.values():
             return _BAD
         section = cls(**values)
@@ -229,7 +230,7 @@ class _Reader:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that a field of numbers would take for one: YAML 1.1 does not for `1E1`, see `_scalar`."""
+    """Writes text in quotes where a number could be read: PyYAML does not for `1E1`, a number to `_scalar`."""
 
     def represent_text(self, text: str) -> yaml.Node:
         try:

@@ -1,7 +1,7 @@
 """Strict parsing of JSON into frozen dataclasses, every fault reported at once.
 
-A check takes (value, where, faults) and returns the parsed value; where it finds a fault it appends one line
-to `faults` and returns a placeholder that nobody reads, for the caller raises when `faults` is not empty.
+A check takes (value, where, faults) and returns the parsed value. Where it finds a fault, it appends one line to
+`faults` and returns a placeholder. Nobody reads the placeholder: the caller raises when `faults` is not empty.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ Check = Callable[[Any, str, list[str]], Any]
 
 
 def load_json(text: str) -> Any:
-    """Parse JSON; raises ValueError for what it allows no one to rely on.
+    """Parse JSON. Raises ValueError for text that readers in other languages would read otherwise or not at all.
 
-    That is duplicate keys, NaN, infinity, numbers that become it, and text with half of a surrogate pair, which no
-    other text format can hold.
+    That is: duplicate keys, NaN, infinity, numbers too large for a float, and text with half of a surrogate pair.
     """
     try:
         tree = json.loads(

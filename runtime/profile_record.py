@@ -1,8 +1,8 @@
 """What a profile holds: facts as they were read on a device. What is computed from them are properties.
 
 The same records come from this host, from the iOS app and from the Android app (`profile_file` reads and writes
-them). They hold no statistics: medians, rates and ratios are computed here alone, so that there is one definition
-of each.
+them). They hold no statistics. Medians, rates and ratios are computed only in this file, so that each has one
+definition.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Settings:
         rounds: how often all is done, each time from loading the model.
         threads: CPU threads asked of each runtime; None is the runtime's own choice.
         cooldown_ns: idle time before each round but the first.
-        interleaved: whether subjects ran in turn, so that run i of one and run i of another in a round are a pair.
+        interleaved: whether subjects ran in turn. Then run i of one subject and run i of another, in the same
+            round, are a pair.
     """
 
     repeat: int
@@ -59,7 +60,7 @@ class Device:
         cores_available: CPUs that the process may run on.
         memory_limit_bytes: most that the app may take before the system ends it.
         memory_metric: what the memory figures count, one of MEMORY_METRICS.
-        emulated: whether the instructions were emulated: then no time is worth anything.
+        emulated: whether the instructions were emulated. Then the times say nothing about the device.
     """
 
     platform: Literal["host", "ios", "android"]

@@ -14,11 +14,11 @@ from .errors import RuntimeFailure
 
 
 class Spool:
-    """A temporary file of frames (T, C, H, W), gone when it is closed. Plain reads and writes, so that what is in
-    the file does not count as this process's memory.
+    """A temporary file of frames (T, C, H, W), removed when it is closed. It is read and written, not mapped:
+    mapped pages would count as this process's memory.
 
     Attributes:
-        frames: written so far: one behind the last.
+        frames: how many were written so far, counted to the highest index.
 
     Raises RuntimeFailure for a disk that is full.
     """
@@ -39,7 +39,7 @@ class Spool:
         """
         try:
             for part, offset in self._parts(frames, first, row):
-                # Rows of a plane lie together: of what the caller has, nothing is copied.
+                # The rows of one plane are contiguous, so that the caller's array is written without a copy.
                 view = np.ascontiguousarray(part, self._dtype).reshape(-1).view(np.uint8).data
                 while view:
                     done = os.pwrite(self._file.fileno(), view, offset)
@@ -66,12 +66,12 @@ class Spool:
         return frames
 
     def windows(self, row: int, rows: int) -> Iterator[np.ndarray]:
-        """The same rows of all frames, one at a time: a few may be more than all else in memory."""
+        """The same rows of all frames, one frame at a time: a few frames may take more memory than all else."""
         for index in range(self.frames):
             yield self.read(index, index + 1, row, rows)
 
     def _parts(self, frames: np.ndarray, first: int, row: int) -> Iterator[tuple[np.ndarray, int]]:
-        """What of the frames lies together in the file, and where."""
+        """The parts of the frames that are contiguous in the file, and their offsets."""
         for index, frame in enumerate(frames, start=first):
             if frame.shape == self._shape:
                 yield frame, self._offset(index, 0, 0)

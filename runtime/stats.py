@@ -29,8 +29,8 @@ class Speedup:
     Attributes:
         reference: label of what it is compared with.
         of_medians: median of the reference over median of this.
-        median_of_pairs: median of `pairs`. Each pair ran within moments of each other, so drift of the machine
-            (clock, heat, other load) hits both sides: this is the figure to quote.
+        median_of_pairs: median of `pairs`. The two runs of a pair are moments apart, so that drift of the machine
+            (clock, heat, other load) changes both alike. This is the figure to quote.
         pairs: reference over this, turn by turn.
     """
 

@@ -1,10 +1,13 @@
-"""The plan of a streamed decoder: its programs, and which frame each of them holds in which call.
+"""The plan of a streamed decoder: its programs, and which frames each program has in which call.
 
-A streamed decoder is a chain of **segments**, each one program of fixed shapes. Every call takes the next frames of
-the segment's input stream; a stream is delayed inside by the frames that time convolutions look ahead, so the first
-frames that come out may lie before the clip, and the last ones behind it. Which they are, and what the 0/1 matrices
-in front of the convolutions must be for replicated borders, follows from whole numbers alone.
-`docs/streaming.md` has the protocol, for runners in other languages.
+A streamed decoder is a chain of **segments**. Each segment is one program of fixed shapes, and each call takes the
+next frames of the segment's input. Inside a segment the frames are delayed, because a convolution over time looks
+ahead: its output for a frame needs later frames. So the first frames that a segment gives may lie before the clip,
+and the last ones after it. A runner drops those.
+
+At the borders of the clip a convolution reads the first or the last frame again (replicated borders). A 0/1 matrix
+in front of the convolution selects the frames that it reads. This file computes both, from whole numbers: which
+frames to drop, and the matrices. `docs/streaming.md` has the protocol, for runners in other languages.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from . import parsing
 
 @dataclass(frozen=True)
 class Timeline:
-    """A stream of frames inside a segment, against the segment's input.
+    """Where the frames stand at one place inside a segment, compared with the segment's input.
 
     Attributes:
-        rate: its frames per frame of the input.
-        delay: its frames that come before the clip's first one, the segment's lead included. Of x it is the lead.
+        rate: frames here per frame of the input.
+        delay: frames here that come before the clip's first frame. The segment's `lead` is part of it; at the
+            input, x, the delay is the lead.
         dropped: a clip of T input frames has T * rate - dropped frames here.
     """
 
@@ -42,14 +46,19 @@ class Timeline:
         return frames * self.rate - self.dropped
 
     def then(self, more: Timeline) -> Timeline:
-        """This stream, put through what stands so against its own input."""
+        """Both in a row: `more` describes a part of the segment whose input is at this place."""
         rate, delay, dropped = more.rate, more.delay, more.dropped
         return Timeline(self.rate * rate, self.delay * rate + delay, self.dropped * rate + dropped)
 
 
 @dataclass(frozen=True)
 class TimeConv:
-    """A convolution over time: its taps, and the stream that it reads."""
+    """A convolution over time.
+
+    Attributes:
+        kernel: its taps in time.
+        at: where the frames that it reads stand.
+    """
 
     kernel: int
     at: Timeline
@@ -59,21 +68,24 @@ class TimeConv:
 class Segment:
     """One program. Tensors are frames-first, (frames, channels, height, width).
 
-    Inputs, in order: `x`, `select_0` ..., `state_0` ...; outputs: `y`, `new_state_0` ...; a select and a state for
-    each of `convs`. Selects are (1, m, m) with m frames of state and of new input together.
+    Inputs, in order: `x`, `select_0` ..., `state_0` ...; outputs: `y`, `new_state_0` ...; one select and one state
+    for each of `convs`. A state holds the last frames that the convolution has read. A select is (1, m, m), where m
+    is the number of frames of state and new input together.
 
     Attributes:
         program: file or folder, relative to the artefact.
         units: the modules of the model that it is made of.
         input, output: shapes of x and y.
-        lead: frames of the first call's x before the clip's first one, of any finite value. The streams of a causal
-            decoder lose frames at the start of a clip; with as many in front, no segment waits for the next latent.
-            If negative, so many of the clip's first frames are the last of the first call's `state_0`, and x begins
-            behind them: of what the first convolution looks ahead, nothing is computed before the clip.
+        lead: frames in the first call's x before the clip's first frame; they may have any finite value. A causal
+            decoder drops frames at the start of a clip. With as many frames put in front, each call gives frames,
+            and no segment waits for the next latent. A negative lead means that the first frames of the clip, as
+            many, are put into the first call's `state_0` (as its last frames) and x begins after them. Then no call
+            is spent on the frames that the first convolution looks ahead.
         convs: in the order of the selects and states.
         states: shapes; `kernel - 1` frames each.
-        end: the stream of y.
-        halo: rows of y that are wrong at an edge of the window that is no edge of the frame.
+        end: where the frames of y stand.
+        halo: rows of y, at an edge of the window, that are wrong because the rows beyond were missing. At an edge
+            of the frame none is.
     """
 
     program: str
@@ -111,7 +123,7 @@ class Segment:
         return ("y", *(f"new_state_{i}" for i in range(len(self.convs))))
 
     def calls(self, frames: int) -> int:
-        """Calls until every frame of a clip of `frames` input frames has come out."""
+        """How many calls give all frames of a clip of `frames` input frames."""
         return -(-(self.end.length(frames) + self.end.delay) // self.output[0])
 
     def valid(self, call: int, frames: int | None) -> range:
@@ -138,9 +150,10 @@ class Segment:
 
 
 def sources(conv: TimeConv, chunk: int, call: int, frames: int | None) -> list[int]:
-    """For each row of a convolution's select its column: the frame, of state and new input together, that it takes.
+    """For each row of a convolution's select, the column with the one: an index into state and new input together.
 
-    Indices outside the clip become its first or last frame; what only frames outside the clip need is any.
+    A frame outside the clip is replaced by the clip's first or last frame. Where that frame is not at hand, the row
+    serves only outputs outside the clip, and its column does not matter.
     """
     first = conv.at.first(call, chunk) - (conv.kernel - 1)
     rows = conv.kernel - 1 + chunk * conv.at.rate
@@ -156,11 +169,13 @@ def one_hot(columns: list[int], width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of the frame that are decoded together, all frames of the clip, before the next strip.
+    """A band of rows of the frame. All frames of the clip are decoded for one strip before the next strip begins.
+
+    Each segment computes a window: the strip's rows and the halo around them.
 
     Attributes:
         starts: first row of each segment's window, in rows of that segment's input.
-        first_row, rows: what the strip is for, in rows of the pass's output.
+        first_row, rows: the rows that the strip gives, in rows of the pass's output.
     """
 
     starts: tuple[int, ...]
@@ -170,9 +185,10 @@ class Strip:
 
 @dataclass(frozen=True)
 class Pass:
-    """Segments that run together, frames going through all of them before the next ones are read.
+    """Segments that run together: some frames go through all of them before the next frames are read.
 
-    The output of a pass that is not the last, or has several strips, goes to a spool: a file of its frames.
+    The output of a pass goes to a spool, a temporary file of its frames, if another pass follows or if the pass has
+    several strips.
     """
 
     segments: tuple[Segment, ...]

@@ -44,13 +44,15 @@ class _Stage:
     def __init__(self, segment: Segment, program: SegmentProgram, scratch: np.ndarray) -> None:
         self.segment, self.program = segment, program
         self.x = np.zeros(segment.input, scratch.dtype)
-        self._y = np.empty(segment.output, scratch.dtype)  # no page is taken where the program has its own
+        # Where the program writes to memory of its own, nothing touches these pages and they take no memory.
+        self._y = np.empty(segment.output, scratch.dtype)
         self.states = [np.zeros(shape, scratch.dtype) for shape in segment.states]
         ends = list(accumulate(state.size for state in self.states))
         parts = (scratch[end - state.size : end] for end, state in zip(ends, self.states))
         self._new_states = [part.reshape(state.shape) for part, state in zip(parts, self.states)]
         self.calls = 0
-        self.filled = segment.lead  # frames of x that are in place; negative: so many go to the first state before
+        # Frames of x that are in place. If negative, as many frames go into the first state before x is filled.
+        self.filled = segment.lead
 
     @property
     def taken(self) -> int:
@@ -58,7 +60,7 @@ class _Stage:
         return self.calls * self.segment.chunk + self.filled - self.segment.lead
 
     def push(self, frames: np.ndarray) -> Iterator[np.ndarray]:
-        """Take frames; give those that are final by now, each piece until the next one is asked for."""
+        """Take frames, and give those that are final by now. A piece is valid until the next one is asked for."""
         while len(frames):
             early = self.filled < 0
             room = self.states[0][self.filled :] if early else self.x[self.filled :]
@@ -74,8 +76,8 @@ class _Stage:
         total = self.taken
         while self.calls < self.segment.calls(total):
             filled = max(self.filled, 0)
-            # Before a call that is all padding it is x[-1] of the last, or zeros. Copied: of what overlaps, numpy
-            # makes a copy for each frame of x.
+            # Fill up with the last frame. If this call has no frame of its own, that is x[-1] of the call before,
+            # or zeros. The copy is made here, because numpy would copy overlapping memory once for each frame.
             self.x[filled:] = self.x[filled - 1].copy()
             yield from self._call(total)
 
@@ -95,11 +97,12 @@ class _Chain:
     """The segments of a pass on one strip, depth first. Frames are (t, C, rows, W)."""
 
     def __init__(self, part: Pass, strip: Strip, programs: Sequence[SegmentProgram], dtype: np.dtype) -> None:
-        # One call at a time makes new states: a second set of them for every segment would be most of the memory.
+        # Segments share the memory for new states, as one call runs at a time. A set for each would be most of all
+        # memory.
         most = max(sum(map(math.prod, segment.states)) for segment in part.segments)
         scratch = np.empty(most, dtype)
         self.stages = [_Stage(segment, program, scratch) for segment, program in zip(part.segments, programs)]
-        # Where each stage finds its window in the rows of the one before; last, where the strip's rows are.
+        # Where each stage's window lies in the rows of the stage before; last, where the strip's rows lie.
         tops = [0, *(start * segment.scale for start, segment in zip(strip.starts, part.segments))]
         starts = [0, *strip.starts[1:], strip.first_row]
         heights = [*(segment.input[2] for segment in part.segments), strip.rows]
@@ -239,8 +242,9 @@ class StreamSession:
     ) -> Iterator[range]:
         """Decode a strip of a pass into its spool; yields which frames were written.
 
-        With its end its buffers are free before the next strip takes its own. With two sets at a time the heap grew
-        from strip to strip, by a third of what such a pass of `hunyuan` at 720x1280 takes now.
+        This is a function of its own so that a strip's buffers are released before the next strip takes its own.
+        When two sets existed at a time, the heap grew from strip to strip: by a third for such a pass of `hunyuan`
+        at 720x1280.
         """
         chain = _Chain(part, strip, programs, self.dtype)
         done = 0

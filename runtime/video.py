@@ -1,7 +1,8 @@
 """Writing decoded frames as a video file.
 
-The frames go to `NAME.partial.SUFFIX` first, in fragments that need no index at the end: whenever writing stops,
-even killed, what is there plays. A finished MP4 or MOV is then copied, packet by packet, to an ordinary one.
+The frames go to `NAME.partial.SUFFIX` first, as a fragmented video, which needs no index at its end. If the process
+stops, even killed, the partial file plays up to its last frame. A finished MP4 or MOV is then copied, packet by
+packet, to an ordinary one.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _encode(clips: Iterable[np.ndarray], path: Path, fps: float) -> int:
     options = _FRAGMENTED if _is_fragmented(path) else _CLUSTERED
     with av.open(str(path), "w", options=options) as container:
         stream: Any = container.add_stream(CODECS[path.suffix.lower()], Fraction(fps).limit_denominator(1001))
-        # Nearly lossless: what is to be seen is the decoder's work, not the codec's.
+        # Nearly lossless, so that the video shows the decoder's faults and not the codec's.
         stream.options = {"crf": "12"}
         stream.pix_fmt = "yuv420p"
         try:

@@ -1,7 +1,7 @@
-"""What an op of a graph costs on a runtime: a linear model, from a table of measured or reasoned rates.
+"""What an op of a graph costs on a runtime: a linear model, from a table of rates that were measured or reasoned.
 
-Good enough to rank equivalent lowerings of one layer against one another, which is all that it is used for. The
-unit is nanoseconds on the machine that the table was measured on; only ratios are ever shown.
+The model serves one purpose: to rank equivalent lowerings of one layer. Its unit is nanoseconds on the machine
+where the table was measured. Users are shown ratios only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ KINDS = ("conv", "grouped_conv", "depthwise_conv", "pointwise_conv", "matmul", "
 
 @dataclass(frozen=True)
 class Features:
-    """What the model knows of one call: tensors read and written are `elements`, constants are `weights`."""
+    """What the model knows of one call.
+
+    Attributes:
+        multiply_adds: of a convolution or product.
+        elements: of the activations that it reads and writes.
+        weights: elements of the constants that it reads.
+    """
 
     multiply_adds: int
     elements: int
@@ -61,8 +67,9 @@ class CostTable:
 
     Attributes:
         runtime: whose ops these are.
-        source: how the rates were come by: the machine that they were measured on, or the rules.
-        channel_block: output channels that a convolution computes together; fewer cost as much.
+        source: where the rates come from: the machine on which they were measured, or the rules that gave them.
+        channel_block: how many output channels a convolution computes together. A block that is not full costs as
+            much as a full one.
         rates: by kind, one of KINDS.
     """
 

@@ -1,9 +1,12 @@
 """Measuring a cost table: single ops of the shapes that video decoders have, timed in a target's own runtime.
 
-Each sample is lowered as the target lowers a decoder, without rewrites, alone and in a chain of several: what each
-further one adds is its time, for a run of one alone is to a large part handing tensors over and changing their
-layout at the border. The fastest of the runs is kept: what slows a run down is other work on the machine. The rates
-of a kind are the non-negative least squares fit of the relative errors over its samples.
+Each sample is one op, lowered as the target lowers a decoder, but without rewrites. It is timed twice: by itself,
+and as a chain of several such ops. The time of one op is the difference divided by the number of ops added. A run
+of a single op would mostly measure how tensors are handed over and change their layout. Of several runs the fastest
+counts, because only other work on the machine makes a run slower.
+
+The rates of a kind of op are a non-negative least-squares fit to its samples, weighted so that relative errors
+count.
 """
 
 from __future__ import annotations
@@ -130,7 +133,7 @@ SAMPLES: tuple[Sample, ...] = (
     *(Sample(_Bordered, shape) for shape in _CLIPS),
 )
 
-# Further ops behind the first.
+# Ops in a chain after the first one.
 _CHAIN = 4
 
 
@@ -146,7 +149,7 @@ def tune(
     """Measure a target's runtime on this machine.
 
     Args:
-        source: a word on the machine, kept in the table.
+        source: which machine this is, for the table.
         threads: CPU threads to compute with; None leaves it to the runtime.
         repeat: runs of each sample, of which the fastest counts.
         progress: called with the samples measured so far and their number.
@@ -213,7 +216,7 @@ def _fastest_ns(target: Target, graph: fx.GraphModule, x: Tensor, threads: int |
 
 
 def _runs_ns(run: Callable[[], object], repeat: int) -> Iterator[int]:
-    run()  # what is set up on the first run is no part of the op
+    run()  # the first run also sets things up, which is not part of the op
     for _ in range(repeat):
         start = time.perf_counter_ns()
         run()
@@ -221,7 +224,7 @@ def _runs_ns(run: Callable[[], object], repeat: int) -> Iterator[int]:
 
 
 def _fit(kind: str, measured: Sequence[tuple[Features, float]]) -> tuple[OpRates, FitQuality]:
-    """Non-negative least squares of the relative errors: the best of the fits over each subset of the features."""
+    """Non-negative least squares of the relative errors: the best of the fits to each subset of the features."""
     times = np.array([max(ns, 1.0) for _, ns in measured])
     columns = np.array([[1.0, f.multiply_adds, f.elements, f.weights] for f, _ in measured]) / times[:, None]
     best, best_error = np.zeros(4), math.inf

@@ -1,6 +1,7 @@
-"""What a target does not take of a model, what repairs it, and what that costs: before anything is lowered.
+"""Which ops of a model a target does not take, which rewrites repair that, and what it costs. Nothing is lowered.
 
-Needs torch alone, runs nothing, and allocates no activation: the graph is captured and rewritten on meta tensors.
+Only torch is needed. The graph is captured and rewritten on meta tensors: nothing runs, and no activation takes
+memory.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Report:
 
     @property
     def illegal(self) -> tuple[Finding, ...]:
-        """What is left and would not lower, would fail, split the delegate or compute something else."""
+        """Findings of the rewritten graph that do not lower, fail, split the delegate or compute something else."""
         return tuple(finding for finding in self.left if finding.limit.blocks)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,9 +129,9 @@ def check(model: nn.Module, latents: Tensor, target: Target, precision: str | No
 
 
 def _found(graph: fx.GraphModule, limits: Limits, dtype: torch.dtype) -> Iterator[tuple[fx.Node, Finding]]:
-    """Nodes of a graph that a runtime does not take, with what there is to say of them."""
+    """Nodes of a graph that a runtime does not take, each with its finding."""
     for node in graph.graph.nodes:
-        # What is no ATen op picks one of several results: it is nothing to a runtime.
+        # Calls of other functions only pick one of several results, which a runtime does not see as an op.
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
         if limit := limits(node, dtype):

@@ -1,11 +1,12 @@
-"""What runtimes do not take, one file per runtime: facts about ops, ranks, dtypes and sizes, without the runtimes.
+"""What a limit of a runtime is. The limits themselves are facts, one file per runtime:
+`convert/<runtime>/*limits.py`.
 
-A file here exports `limits(node, dtype) -> Limit | None`: why its runtime does not take an op of a captured graph,
-or takes it badly, and None where it takes it. Graphs are captured in fp32, so `dtype` says what the artefact will
-compute in. A target names one in `Target.limits`; `tests/convert/test_limits.py` holds each against the runtime's
-own converter or partitioner, on one-op graphs.
+Such a file has a function `limits(node, dtype) -> Limit | None`. It says why its runtime does not take an op of a
+captured graph, or takes it badly; None means that the op is taken. Graphs are captured in fp32, and `dtype` is what
+the artefact will compute in. A target names its function in `Target.limits`. `tests/convert/test_limits.py`
+compares each with the runtime's own converter or partitioner, on graphs of one op.
 
-Nothing heavy is imported: `handheld check` needs torch and no runtime.
+No runtime is imported: `handheld check` needs torch only.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Limit:
 
     @property
     def blocks(self) -> bool:
-        """Whether an artefact with this is no good anywhere."""
+        """Whether an artefact with such a node is of no use on any device."""
         return self.severity not in ("slow", "device")
 
 

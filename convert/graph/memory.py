@@ -1,13 +1,14 @@
 """Memory that the activations of a graph need, without running it.
 
-The model, which is that of the runtimes rather than of eager torch:
+The model follows the runtimes, not eager torch:
 
-- Nodes run in the graph's order. A tensor is there from the node that writes it until the last node that reads it.
-- Every op writes a new contiguous tensor, slices and transposes too. Only what relabels contiguous memory writes
-  none: reshapes, a transpose that leaves the order of the axes over size 1 alone, a slice of everything.
-- The caller owns the inputs: they are there throughout. Weights, and the scratch memory inside an op, do not count.
+- Nodes run in the graph's order. A tensor is live from the node that writes it to the last node that reads it.
+- Every op writes a new contiguous tensor, even a slice or a transpose. Exceptions are ops that only relabel
+  contiguous memory: a reshape, a transpose that keeps the order of all axes larger than 1, a slice of everything.
+- The caller owns the inputs, so that they are live throughout.
+- Weights do not count, nor does the workspace inside an op.
 
-A runtime that plans better (elementwise ops in place) or worse (an arena with gaps) differs from it.
+A runtime may need less (it computes elementwise ops in place) or more (its arena has gaps).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .rewrite import is_call, module_of
 
 @dataclass(frozen=True)
 class Lifetime:
-    """A tensor in memory, or all that one node writes.
+    """What one node writes, in most cases one tensor, and how long it is needed.
 
     Attributes:
         node: that writes it.
@@ -44,7 +45,7 @@ class Lifetime:
 
 @dataclass(frozen=True)
 class Peak:
-    """Where the most bytes are live at once: node, its op, and the module it comes from."""
+    """The most bytes that are live at once, and where: a node, its op, and the module that it comes from."""
 
     size_bytes: int
     node: str
@@ -63,8 +64,9 @@ def lifetimes(
 
     Args:
         dtype: in which the artefact holds what the graph has in fp32.
-        inputs_stay: False: the inputs are the graph's own, and go after the last node that reads them.
-        free_layouts: every transpose relabels, for half rewritten graphs: `cancel_layouts` removes them later.
+        inputs_stay: whether inputs are live throughout. If False, an input ends with the last node that reads it.
+        free_layouts: whether every transpose counts as relabelling. For graphs between two rewrites:
+            `cancel_layouts` will remove most transposes.
     """
     nodes = list(module.graph.nodes)
     written: dict[fx.Node, fx.Node] = {}  # node -> the node that wrote its memory

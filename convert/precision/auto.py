@@ -28,10 +28,10 @@ from ..target import Target
 AUTO = "auto"
 DEFAULT_MIN_PSNR_DB = 40.0
 
-# The reference of every other precision, and the largest: lowered last.
+# The other precisions are compared with it. It is the largest, and is lowered last.
 _FULL = "fp32"
 _FULL_BYTES = 4
-_HIGHEST_DB = 200.0  # stands for more, infinity too, which JSON does not have
+_HIGHEST_DB = 200.0  # written for all that is higher; JSON has no infinity
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,10 @@ def export_smallest(
 ) -> Bundle:
     """`pipeline.export` with a precision of its own for each target: the smallest artefact that is good enough.
 
-    Every precision of a target is lowered and run on the example and the calibration latents, in its runtime, or
-    for Core ML away from macOS in the reference evaluator. fp32 comes last, and is left out where what is kept by
-    then is smaller than four bytes a parameter. The artefact's settings have the table, as `auto`.
+    Every precision of a target is lowered, and run on the example and the calibration latents: in its runtime, or,
+    for Core ML on a machine that is no Mac, in the reference evaluator. fp32 comes last. It is not lowered where an
+    artefact smaller than four bytes a parameter is kept already. The table of all trials is in the artefact's
+    settings, as `auto`.
 
     Args:
         min_psnr_db: lowest allowed PSNR of any clip from the fp32 eager frames, at peak 2.0.

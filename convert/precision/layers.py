@@ -44,12 +44,12 @@ class QuantizationPlan:
 
 
 def moved(node: fx.Node) -> list[fx.Node]:
-    """What a node only moves, or nothing. What is quantised before it is quantised behind it, in the same range."""
+    """The inputs of a node that only moves data: what it gives has the quantisation of its inputs. Else nothing."""
     return node.all_input_nodes if is_call(node, *MOVES) else []
 
 
 def roots(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The tensors that a node is put together from by moving data alone."""
+    """The tensors from which a node's values come, through ops that only move data."""
     if not moved(node):
         return (node,)
     return tuple(dict.fromkeys(root for x in moved(node) for root in roots(x)))
@@ -71,8 +71,8 @@ def _reads_latents(node: fx.Node) -> bool:
     return any(root.op == "placeholder" for root in roots(argument(node, 0)))
 
 
-# What may stand between the convolution that makes the frames and the output, besides moves: sums of taps, and
-# Winograd's combinations of frames.
+# Ops that may stand between the convolution that makes the frames and the output, besides those that move data:
+# they add time taps, or combine frames as Winograd's form does.
 _COMBINES = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.matmul.default)
 
 

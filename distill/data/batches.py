@@ -1,4 +1,4 @@
-"""Batches of clips with what the teacher makes of them, each a function of the seed and its index alone."""
+"""Batches of clips with the teacher's latents and features. A batch depends on the seed and its index only."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class TeacherBatches:
 
 
 class PoolBatches:
-    """Clips of a fixed pool, in a new order every time the pool has been gone through."""
+    """Clips of a fixed pool. When all were used, they come again in a new order."""
 
     def __init__(
         self,

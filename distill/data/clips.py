@@ -55,7 +55,7 @@ class Clip:
 
 
 def generator(*entropy: int) -> np.random.Generator:
-    """Random numbers that are a function of `entropy` alone (the seed, a purpose, an index)."""
+    """A generator of random numbers that depends only on `entropy`: the seed, a purpose, an index."""
     return np.random.default_rng(entropy)
 
 
@@ -82,8 +82,8 @@ def draw(rng: np.random.Generator, footage: Footage, spans: Sequence[Span], rule
 def spread(footage: Footage, spans: Sequence[Span], rule: ClipRule, count: int) -> list[Clip]:
     """At most `count` fixed clips that do not overlap: lowest stride, middle of the frame, not mirrored.
 
-    Spans take turns, and within a span the clips are as far apart as they can be. With `rule.zoom` they have the
-    middle of the scales.
+    Spans take turns, and within a span the clips are as far apart as they can be. With `rule.zoom` their scale is
+    the middle of the range.
     """
     room = [len(span) // rule.length for span in spans]
     taken = [0] * len(spans)

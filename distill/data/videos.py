@@ -15,10 +15,10 @@ from handheld.files import replacing
 from ..errors import DataError, DistillError
 from .reading import Unreadable, check_readable, read_shrunk
 
-# What a file in a folder must be called to be tried; a file that is named itself is always tried.
+# Of the files in a folder only those with these suffixes are tried. A file that the user names is always tried.
 SUFFIXES = (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm")
 
-# Of the way in which frames are read: stored frames of another one are not taken.
+# The version of the reader. Frames that another version stored are decoded again.
 _READER = 2
 
 

@@ -28,7 +28,7 @@ def write_report(
 ) -> None:
     """Write everything that the run folder of a finished run holds beside its recipe, metrics and checkpoint."""
     path = folder.path
-    # As long as run.json is missing the run does not look whole.
+    # run.json is written last: without it, `read_run` takes the run for unfinished.
     folder.run_json.unlink(missing_ok=True)
     student.save_pretrained(path / "student")
     tensors = held_out.render(student)
