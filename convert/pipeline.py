@@ -33,6 +33,9 @@ _RECORDED = (
     "onnx",
     "onnxscript",
     "onnxruntime",
+    "coreai-core",
+    "coreai-torch",
+    "coreai-opt",
     "numpy",
 )
 
@@ -146,10 +149,10 @@ def export(
         for target in targets:
             chosen = precision or target.default_precision
             if stream is None:
-                _lower(model, clips, target, chosen, writer, progress)
+                _lower(model, clips, target, chosen, provenance, writer, progress)
             else:
                 assert isinstance(model, TurboVAEDecoder)
-                _lower_stream(model, clips, target, chosen, stream, writer, progress)
+                _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress)
         progress(Step("", "hashing and writing the bundle"))
         for clip in clips:
             writer.set_golden({"latents": clip.latents.numpy()}, {"frames": clip.frames.numpy()}, clip.method)
@@ -245,6 +248,7 @@ def _lower(
     clips: Sequence[_Clip],
     target: Target,
     precision_name: str,
+    provenance: Mapping[str, Any],
     writer: BundleWriter,
     progress: Progress,
 ) -> None:
@@ -260,7 +264,9 @@ def _lower(
         Shape(method, each.graph, (clip.latents,), clip.calibration)
         for method, clip, each in zip(_methods(clips, target), clips, rewritten)
     )
-    job = Job(first.graph, first.inputs, precision_name, path, first.calibration, tuple(more))
+    job = Job(
+        *(first.graph, first.inputs, precision_name, path, first.calibration, tuple(more)), provenance=provenance
+    )
     lowered = lower(target, job)
     settings = {**lowered.settings, **rewritten[0].settings}
     if more:
@@ -277,13 +283,14 @@ def _lower_stream(
     target: Target,
     precision_name: str,
     cuts: Sequence[PassCut],
+    provenance: Mapping[str, Any],
     writer: BundleWriter,
     progress: Progress,
 ) -> None:
     """Add one target's streamed artefact to the bundle."""
     start = time.perf_counter()
     folder = writer.artifact_dir(target.name) / _STREAM
-    done = lower_stream(model, target, precision_name, cuts, clips[0].latents, folder, progress)
+    done = lower_stream(model, target, precision_name, cuts, clips[0].latents, folder, progress, provenance)
     settings = dict(done.lowered.settings)
     _add(
         *(writer, target, precision_name, _STREAM, clips, done.lowered, settings, done.rewrites, start),

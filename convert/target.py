@@ -51,6 +51,7 @@ class Job:
         input_names, output_names: in the artefact, where the runtime has names; in order.
         streamed: a segment, called again and again with its own states: a runtime that computes in fp16 may take
             and give them in fp16.
+        provenance: where the weights come from, for artefacts that have room for it.
     """
 
     graph: fx.GraphModule
@@ -62,6 +63,7 @@ class Job:
     input_names: tuple[str, ...] = ("latents",)
     output_names: tuple[str, ...] = ("frames",)
     streamed: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def shapes(self, first: str) -> tuple[Shape, ...]:
         """All shapes, the first of them as the method `first`."""

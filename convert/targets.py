@@ -1,5 +1,6 @@
 """The targets: what `--target` takes. A new one is one file beside its runtime's others and one line here."""
 
+from .coreai.lower import TARGET as IOS27
 from .coreml.lower import IOS16, IOS18
 from .coreml.lower import TARGET as IOS
 from .executorch.coreml import TARGET as IOS_EXECUTORCH
@@ -9,5 +10,5 @@ from .onnx.lower import TARGET as ONNX
 from .target import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (IOS, IOS16, IOS18, IOS_EXECUTORCH, ANDROID, ANDROID_VULKAN, ONNX)
+    target.name: target for target in (IOS, IOS16, IOS18, IOS27, IOS_EXECUTORCH, ANDROID, ANDROID_VULKAN, ONNX)
 }

@@ -17,7 +17,7 @@ from .stream_plan import StreamPlan, parse_plan
 FORMAT_VERSION = 1
 KIND = "video_decoder"
 
-RUNTIMES = ("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml")
+RUNTIMES = ("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai")
 DTYPES = ("float32", "float16")
 LAYOUTS = ("NCTHW",)
 

@@ -35,6 +35,7 @@ from .profile_record import (
     Round,
     Settings,
 )
+from .session import SESSIONS
 
 # Pool threads may go on spinning for a while after a run; they must not burn the CPU of the next subject's run.
 _SETTLE_SECONDS = 0.02
@@ -96,7 +97,8 @@ def profile(
         cooldown_seconds: idle time before each round but the first.
         on_progress: called with (steps done, steps in all, label of the subject at work).
 
-    Raises RuntimeFailure for no subjects, a label used twice or a count that makes no sense.
+    Raises RuntimeFailure for no subjects, a label used twice, a count that makes no sense, and a runtime whose
+    times on this machine say nothing (`Session.untimed`).
     """
     settings = Settings(repeat, warmup, rounds, threads, round(cooldown_seconds * 1e9), interleaved=True)
     _check(subjects, settings)
@@ -143,6 +145,9 @@ def _check(subjects: Sequence[Subject], settings: Settings) -> None:
     labels = [subject.label for subject in subjects]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise RuntimeFailure(f"Labels used twice: {', '.join(twice)}. Give each subject its own.")
+    for subject in subjects:
+        if reason := SESSIONS[subject.artifact.runtime].untimed():
+            raise RuntimeFailure(f"{subject.label} is not measured: {reason}.")
     least = {"repeat": 1, "warmup": 0, "rounds": 1, "threads": 1, "cooldown_ns": 0, "interleaved": 0}
     faults = [
         f"{name}={value} (at least {least[name]})"

@@ -1,6 +1,6 @@
 """The process that runs one artefact: `python -m handheld.runtime.worker`, driven by `process.Worker`.
 
-One JSON object a line: a request on stdin, its reply on stdout, until stdin ends. Requests, by `op`:
+Requests, by `op` (`serving.serve`):
 
     load {bundle, artifact, threads}  -> {load_ns, baseline_bytes, runtime_version, threads}
     run                               -> {latency_ns, first_frame_ns}
@@ -10,23 +10,18 @@ One JSON object a line: a request on stdin, its reply on stdout, until stdin end
     compare                           -> {outputs: [...]}     one run per shape against the golden outputs;
                                                               each the fields of `profile_record.Parity`
     memory                            -> {peak_bytes}         highest since just before the load
-
-A request that fails replies {error, kind}, where kind is the class of the error.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
-from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import Any
 
 from . import host
 from .bundle import read_bundle
 from .parity import compare
+from .serving import serve
 from .session import SESSIONS, Session, load_session
 from .streaming import StreamSession
 
@@ -81,26 +76,9 @@ class _Runner:
         return {"peak_bytes": host.peak_rss_bytes()}
 
 
-def serve(requests: Iterable[str], replies: TextIO) -> None:
-    """Answer requests until they end."""
-    runner = _Runner()
-    operations: dict[str, Callable[..., dict[str, Any]]]
-    operations = {"load": runner.load, "run": runner.run, "compare": runner.compare, "memory": runner.memory}
-    for line in requests:
-        request = json.loads(line)
-        try:
-            reply = operations[request.pop("op")](**request)
-        except Exception as error:  # all that can go wrong here is news for the parent, which outlives us
-            reply = {"error": str(error), "kind": type(error).__name__}
-        replies.write(json.dumps(reply) + "\n")
-        replies.flush()
-
-
 def main() -> None:
-    # Native libraries print to descriptor 1: keep the real one for replies and send theirs to stderr.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    serve(sys.stdin, replies)
+    runner = _Runner()
+    serve({"load": runner.load, "run": runner.run, "compare": runner.compare, "memory": runner.memory})
 
 
 if __name__ == "__main__":

@@ -40,11 +40,13 @@ def lower_stream(
     latents: Tensor,
     folder: Path,
     progress: Progress,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Streamed:
     """Write a program for each segment into `folder`, which is made.
 
     Args:
         latents: (1, C, T', H', W'), of the height and width that the programs get.
+        provenance: where the weights come from.
 
     Raises ExportError for a target or precision that is not streamed, and as `export` does.
     """
@@ -74,6 +76,7 @@ def lower_stream(
             input_names=segment.input_names,
             output_names=segment.output_names,
             streamed=True,
+            provenance=provenance or {},
         )
         lowered = lower(target, job)
         parts.append(lowered)

@@ -10,6 +10,7 @@ from ..manifest import Artifact, Method, TensorSpec
 from ..stream_plan import Segment
 from ..streaming import StreamSession
 from .base import Session
+from .coreai import CoreAISession
 from .coreml import CoreMLSession
 from .et import ExecuTorchSession
 from .et_delegates import CoreMLDelegateSession, VulkanDelegateSession
@@ -26,6 +27,7 @@ SESSIONS: dict[str, SessionType] = {
         VulkanDelegateSession,
         CoreMLDelegateSession,
         CoreMLSession,
+        CoreAISession,
     )
 }
 

@@ -61,6 +61,11 @@ class Session(ABC):
     def library_version(cls) -> str:
         """Import the runtime and return its version. Raises RuntimeMissing."""
 
+    @classmethod
+    def untimed(cls) -> str | None:
+        """Why times of this runtime on this machine are no measurement, or None where they are one."""
+        return None
+
     @abstractmethod
     def _load(self) -> None:
         """Load `self.path` into `self._model`, and set `self.threads` to what is in effect."""

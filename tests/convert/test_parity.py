@@ -293,5 +293,6 @@ def test_fewer_bits_keep_to_their_tolerance_and_a_wrong_rewrite_beside_them_does
     found, lowered = distances(TARGETS[target], precision, trials, tmp_path)
     assert list(faults(TARGETS[target], precision, found)) == ["taps in the wrong order"]
     small = lowered.settings.get("quantized", {}).get("convolutions", 0)
+    small += lowered.settings.get("weights", {}).get("compressed", 0)
     small += sum(n for op, n in lowered.settings.get("operations", {}).items() if op.startswith("constexpr"))
     assert small >= 2  # of each trial, a layer

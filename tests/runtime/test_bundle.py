@@ -181,7 +181,7 @@ def test_every_fault_of_a_manifest_is_reported_at_once(plain_bundle: Bundle, edi
         "inputs[0].shape[2]",
         "versions",
     ]
-    assert any('"executorch-coreml" or "coreml", found \'windows\'' in line for line in lines)
+    assert any('"coreml" or "coreai", found \'windows\'' in line for line in lines)
 
 
 CLIMBING = [

@@ -159,6 +159,7 @@ def profile_and_show(
     """Measure a bundle, print the table, write JSON and page."""
     import tempfile
 
+    from handheld.runtime.errors import RuntimeMissing
     from handheld.runtime.profile import profile
     from handheld.runtime.profile_file import write_profile
     from handheld.runtime.report import write_report
@@ -167,8 +168,14 @@ def profile_and_show(
     from .verify import verdicts_of
 
     out.mkdir(parents=True, exist_ok=True)
-    runnable = [a for a in bundle.artifacts if SESSIONS[a.runtime].unavailable() is None]
-    skipped = [a for a in bundle.artifacts if a not in runnable]
+    sessions = {a.name: SESSIONS[a.runtime] for a in bundle.artifacts}
+    skipped = {name: why for name, s in sessions.items() if (why := s.unavailable() or s.untimed())}
+    runnable = [a for a in bundle.artifacts if a.name not in skipped]
+    if not runnable:
+        raise RuntimeMissing(
+            f"No artefact of {bundle.path} is measured here: "
+            + "; ".join(f"{name}: {why}" for name, why in skipped.items())
+        )
     with tempfile.TemporaryDirectory(prefix="handheld-") as scratch:
         subjects = _subjects(bundle, runnable, teacher, Path(scratch))
         with bar("measuring") as update:
@@ -178,8 +185,8 @@ def profile_and_show(
     with status("Verifying"):
         verdicts = verdicts_of(bundle)
     _show(result)
-    for artifact in skipped:
-        say(f"{artifact.name} was not measured: {SESSIONS[artifact.runtime].unavailable()}")
+    for name, why in skipped.items():
+        say(f"{name} was not measured: {why}.")
     write_profile(result, out / "profile.json")
     images, quality = _run_pictures(bundle)
     write_report(

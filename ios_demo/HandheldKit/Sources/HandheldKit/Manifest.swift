@@ -7,7 +7,7 @@ public struct Manifest: Equatable, Sendable {
     public static let kind = "video_decoder"
 
     public enum Runtime: String, CaseIterable, Sendable {
-        case onnxruntime, executorch, coreml
+        case onnxruntime, executorch, coreml, coreai
         case executorchVulkan = "executorch-vulkan"
         case executorchCoreML = "executorch-coreml"
     }

@@ -79,7 +79,7 @@ public struct Profile: Equatable, Sendable {
     public struct Subject: Equatable, Sendable {
         public enum Role: String, CaseIterable, Sendable { case student, teacher }
         public enum Runtime: String, CaseIterable, Sendable {
-            case onnxruntime, executorch, coreml, flash
+            case onnxruntime, executorch, coreml, coreai, flash
             case executorchVulkan = "executorch-vulkan"
             case executorchCoreML = "executorch-coreml"
         }

@@ -167,7 +167,8 @@ class Manifest private constructor(
 
         private fun Field.dtype(): String = choice(FLOAT32, FLOAT16)
 
-        private val RUNTIMES = arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml")
+        private val RUNTIMES =
+            arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai")
 
         /** Faults between fields that are each well formed. */
         private fun disagreements(manifest: Manifest): List<String> = buildList {

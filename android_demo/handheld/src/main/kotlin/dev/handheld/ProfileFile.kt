@@ -12,7 +12,7 @@ import dev.handheld.Profile.Subject
 // Profiles to JSON and back. The keys are in the order of the schema.
 
 private val RUNTIMES =
-    arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "flash")
+    arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai", "flash")
 private val THERMAL = arrayOf(
     "nominal", "fair", "serious", "none", "light", "moderate", "severe", "critical", "emergency", "shutdown",
 )
