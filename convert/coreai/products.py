@@ -39,12 +39,17 @@ def protect_products(program: Any) -> int:
 def _is_misread(right: fx.Node) -> bool:
     """Whether a right operand (.., K, N) is reshaped from another tensor with K as its last axis but one."""
     node, matrix = right, shape_of(right)[-2:]
-    while is_call(node, *_SAME_ORDER):
+    while is_call(node, *_SAME_ORDER) or _is_idle_expand(node):
         node = node.args[0]
         shape = shape_of(node)
         if len(shape) >= 2 and shape[-2] == matrix[0] and shape[-2:] != matrix:
             return True
     return False
+
+
+def _is_idle_expand(node: fx.Node) -> bool:
+    """Whether a node expands a tensor to the shape that it has: matmul is decomposed so."""
+    return is_call(node, aten.expand.default) and shape_of(node) == shape_of(node.args[0])
 
 
 def _swap(node: fx.Node) -> None:
