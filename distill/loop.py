@@ -33,15 +33,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a loop goes, whatever it trains.
+    """The settings of a loop that do not depend on what it trains.
 
     Attributes:
         steps: optimizer steps in all.
         rate: the learning rate of a step; the first is 0.
-        ema_decay: of the averaged weights, reached after a warm-up.
-        clip_grad_norm: largest norm of all gradients together; None: they are not clipped.
-        accumulate: parts of a step, whose gradients are averaged.
-        eval_every, save_every: steps between evaluations and between checkpoints; the last step has both.
+        ema_decay: decay of the averaged weights. It rises to this value over the first steps.
+        clip_grad_norm: gradients are scaled down to this norm; None: never.
+        accumulate: parts of a step. Their gradients are averaged.
+        eval_every, save_every: steps between two scorings, and between two checkpoints. The last step has both.
         seed: of all random numbers.
         data: fingerprint of the videos; a checkpoint of other videos is refused.
         folder: where the checkpoint is.
@@ -92,11 +92,11 @@ class Loop(ABC, Generic[Model]):
 
     @abstractmethod
     def loss(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a part, counted through all steps, and its terms by name."""
+        """The loss of part `part` and its terms by name. Parts are counted through all steps."""
 
     @abstractmethod
-    def evaluate(self, model: Model, step: int) -> None:
-        """Score the averaged model after so many steps, and record it."""
+    def score(self, model: Model, step: int) -> None:
+        """Score the averaged model on held-out clips after so many steps, and record the scores."""
 
     def restore(self) -> None:
         """Go on from the checkpoint. Raises DistillError if there is one of other videos or of another model."""
@@ -133,7 +133,7 @@ class Loop(ABC, Generic[Model]):
                 shown = {name: value for name, value in losses.items() if name not in ("lr", "grad_norm")}
                 self.progress.on_step(self.step, settings.steps, shown, seconds)
                 if self.step % settings.eval_every == 0 or last:
-                    self.evaluate(self.ema, self.step)
+                    self.score(self.ema, self.step)
                 if self.step % settings.save_every == 0 or last or stopped():
                     self._save()
                 if stopped() and not last:

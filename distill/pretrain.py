@@ -157,7 +157,7 @@ class Pretrainer(Loop[Any]):
     """Trains a VAE on clips of real video.
 
     Args:
-        held_out: clips (1, 3, T, H, W) in [-1, 1] that it is evaluated on.
+        held_out: clips (1, 3, T, H, W) in [-1, 1] that it is scored on.
         run: the folder for metrics and checkpoint.
         data: fingerprint of the videos.
     """
@@ -210,11 +210,11 @@ class Pretrainer(Loop[Any]):
         penalty = self._recipe.optim.latent_penalty * latents.float().pow(2).mean()
         return error.abs().mean() + squared + penalty, {"squared": squared.detach()}
 
-    def evaluate(self, model: Any, step: int) -> None:
+    def score(self, model: Any, step: int) -> None:
         line: dict[str, object] = {
             "step": step,
             "train_psnr_db": 10 * math.log10(4 / float(np.mean(self._squared))),
-            **evaluate(model, self._held_out),
+            **scores_of(model, self._held_out),
             "cpu_seconds": round(time.process_time() - self._cpu_start),
         }
         self._squared = []
@@ -261,7 +261,7 @@ def pretrain(
     return trainer.ema
 
 
-def evaluate(model: Any, held_out: Sequence[Tensor]) -> dict[str, float]:
+def scores_of(model: Any, held_out: Sequence[Tensor]) -> dict[str, float]:
     """PSNR and SSIM of reconstructed clips, in fp32, averaged."""
     if not held_out:
         return {}
@@ -313,8 +313,8 @@ def main() -> None:
     # Measured as it is shipped: rounded to half precision, computed in fp32.
     model = model.half().float()
     for name, clip in held_out.items():
-        print(json.dumps({"clip": name, **evaluate(model, [clip])}))
-    print(json.dumps({"clips": len(held_out), **evaluate(model, list(held_out.values()))}))
+        print(json.dumps({"clip": name, **scores_of(model, [clip])}))
+    print(json.dumps({"clips": len(held_out), **scores_of(model, list(held_out.values()))}))
     model.half().save_pretrained(arguments.out / "teacher")
 
 

@@ -79,7 +79,7 @@ class Trainer(Loop[TurboVAEDecoder]):
             frames, features = self.model.decode_with_features(batch.latents)
             return self._loss(frames, batch.frames, features, batch.features)
 
-    def evaluate(self, model: TurboVAEDecoder, step: int) -> None:
+    def score(self, model: TurboVAEDecoder, step: int) -> None:
         self._evaluate(model, step)
 
 
