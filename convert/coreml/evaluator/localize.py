@@ -88,7 +88,7 @@ def _relative(found: Tensor, wanted: Tensor) -> float:
 
 
 def _node_values(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
-    """Values of the graph's nodes, by the names that coremltools was given (see `targets.ios.lower`)."""
+    """Values of the graph's nodes, by the names that coremltools was given (see `convert.coreml.lower`)."""
     values = {}
 
     class Recorder(fx.Interpreter):
