@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from handheld.models import TurboVAEDecoder
+from handheld.models import Decoder
 
 from .data import Clip, ClipRule, Split, cut, spread, to_frames, to_pixels
 from .metrics import Scores, mean, score
@@ -59,14 +59,14 @@ class HeldOut:
         self.teacher_scores = mean(scores)
 
     @torch.no_grad()
-    def score(self, student: TurboVAEDecoder) -> Scores:
+    def score(self, student: Decoder) -> Scores:
         """Scores of a student, averaged over the clips."""
         return mean(
             [score(student(z), self._frames(clip)) for z, clip in zip(self.latents, self.clips, strict=True)]
         )
 
     @torch.no_grad()
-    def render(self, student: TurboVAEDecoder) -> dict[str, Tensor]:
+    def render(self, student: Decoder) -> dict[str, Tensor]:
         """Up to `SAMPLES` clips: `latents` (N, C, T', H', W') and uint8 (N, 3, T, H, W) `frames`, `teacher_frames`
         and `student_frames`."""
         latents = torch.cat([self.latents[index] for index in self.samples])

@@ -44,7 +44,7 @@ class StudentSection:
     """The student decoder: exactly one of `preset` and `config`.
 
     Attributes:
-        preset: a name in `handheld.models.PRESETS`.
+        preset: a preset of one of the families in `handheld.models.FAMILIES`.
         config: path of a JSON configuration, as released or as `save_pretrained` writes it.
         causal: no output frame depends on a later latent frame.
     """

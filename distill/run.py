@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from handheld.models import ModelError, TurboVAEDConfig, TurboVAEDecoder
+from handheld.models import FAMILIES, Decoder, ModelError
 from handheld.models.compat import check_compatible
+from handheld.models.families.loading import causal_form, preset_config, read_config
 
 from . import checkpoint, schema
 from .data import (
@@ -60,7 +61,7 @@ def distill(
     resume: bool = False,
     progress: Progress | None = None,
     teacher: Teacher | None = None,
-    student: TurboVAEDecoder | None = None,
+    student: Decoder | None = None,
     device: str | torch.device | None = None,
 ) -> RunSummary:
     """Distil a teacher's decoder into a student, and leave the run folder that docs/architecture.md describes.
@@ -104,7 +105,7 @@ def distill(
             partial(progress.on_stage, "encoding held-out clips"),
         )
 
-        def evaluate(model: TurboVAEDecoder, step: int) -> None:
+        def evaluate(model: Decoder, step: int) -> None:
             scores = held_out.score(model)
             values = {"student": schema.plain(scores), "teacher": schema.plain(held_out.teacher_scores)}
             folder.record({"kind": "eval", "step": step, **values})
@@ -129,12 +130,23 @@ def distill(
         return _finish(folder, recipe, teacher, trainer.ema, held_out, progress)
 
 
-def build_student(section: StudentSection) -> TurboVAEDecoder:
-    """The student that a recipe describes, with random weights. Raises ModelError for an unknown one."""
+def build_student(section: StudentSection) -> Decoder:
+    """The student that a recipe describes, with random weights.
+
+    Raises ModelError for an unknown one, and for a decoder of a family that is not trained.
+    """
     if section.preset is not None:
-        return TurboVAEDecoder.from_preset(section.preset, causal=section.causal)
-    config = TurboVAEDConfig.from_json_file(str(section.config))
-    return TurboVAEDecoder(replace(config, decoder_causal=config.decoder_causal or section.causal))
+        family, config = preset_config(FAMILIES, section.preset, causal=section.causal)
+    else:
+        family, config = read_config(FAMILIES, Path(str(section.config)))
+        config = causal_form(family, config) if section.causal else config
+    if not family.student:
+        able = [name for name, other in FAMILIES.presets.items() if other.student]
+        raise ModelError(
+            f"{section.preset or section.config} is of the family {family.name}, which only exports. "
+            f"Students: {', '.join(able)}."
+        )
+    return family.decoder(config)
 
 
 def _load_teacher(recipe: Recipe) -> Teacher:
@@ -170,7 +182,7 @@ def _absolute(path: str | Path) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _check_models(recipe: Recipe, teacher: Teacher, student: TurboVAEDecoder) -> tuple[int, ...]:
+def _check_models(recipe: Recipe, teacher: Teacher, student: Decoder) -> tuple[int, ...]:
     """Latent shape of one training clip. Raises ModelError or DistillError where models and clips do not fit."""
     check_compatible(teacher.spec, student.spec)
     data, shapes = recipe.data, []
@@ -188,7 +200,7 @@ def _check_models(recipe: Recipe, teacher: Teacher, student: TurboVAEDecoder) ->
 def _build_loss(
     recipe: Recipe,
     teacher: Teacher,
-    student: TurboVAEDecoder,
+    student: Decoder,
     latent_shape: tuple[int, ...],
     perceptual: PerceptualLoss | None,
     device: torch.device,
@@ -235,7 +247,7 @@ def _finish(
     folder: RunFolder,
     recipe: Recipe,
     teacher: Teacher,
-    student: TurboVAEDecoder,
+    student: Decoder,
     held_out: HeldOut,
     progress: Progress,
 ) -> RunSummary:

@@ -119,7 +119,7 @@ class Run:
         path: the run folder.
         teacher_name: for `load_teacher`.
         teacher_source: for `load_teacher`; None for the teacher's own default.
-        student: folder for `TurboVAEDecoder.from_pretrained`.
+        student: folder for `handheld.load_decoder`.
         held_out: safetensors file with `latents`, `frames`, `teacher_frames` and `student_frames`.
         facts: run.json as it is.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from handheld.models import TurboVAEDecoder
+from handheld.models import Decoder
 
 from .data import Batches
 from .loop import Loop, LoopSettings
@@ -18,7 +18,7 @@ from .progress import Progress
 from .recipe import OptimSection, Recipe
 
 
-class Trainer(Loop[TurboVAEDecoder]):
+class Trainer(Loop[Decoder]):
     """Trains a student on batches, and keeps the average of its weights.
 
     Args:
@@ -35,7 +35,7 @@ class Trainer(Loop[TurboVAEDecoder]):
 
     def __init__(
         self,
-        student: TurboVAEDecoder,
+        student: Decoder,
         loss: DistillLoss,
         batches: Batches,
         recipe: Recipe,
@@ -43,7 +43,7 @@ class Trainer(Loop[TurboVAEDecoder]):
         data: str,
         folder: Path,
         record: Callable[[dict[str, object]], None],
-        evaluate: Callable[[TurboVAEDecoder, int], None],
+        evaluate: Callable[[Decoder, int], None],
         progress: Progress,
     ) -> None:
         optim, log = recipe.optim, recipe.log
@@ -79,7 +79,7 @@ class Trainer(Loop[TurboVAEDecoder]):
             frames, features = self.model.decode_with_features(batch.latents)
             return self._loss(frames, batch.frames, features, batch.features)
 
-    def score(self, model: TurboVAEDecoder, step: int) -> None:
+    def score(self, model: Decoder, step: int) -> None:
         self._evaluate(model, step)
 
 

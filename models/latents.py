@@ -1,4 +1,4 @@
-"""The contract between a video VAE's encoder and any decoder of its latent space."""
+"""The contract between a VAE's encoder and any decoder of its latent space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LatentSpec:
-    """Shape rules of a latent space. Latents and frames are NCTHW.
+    """Shape rules of a latent space. Latents and pictures are NCTHW, those of an image space NCHW.
 
     Attributes:
         channels: latent channels.
@@ -22,16 +22,25 @@ class LatentSpec:
         first_frame_alone: True where the first latent frame stands for one frame only
             (causal encoders: `temporal * k + 1` frames), False where every latent frame
             stands for `temporal` frames (Video DC-AE).
+        image: whether the space is one of single images, which have no time axis; `temporal` is then 1.
     """
 
     channels: int
     spatial: int
     temporal: int
     first_frame_alone: bool = True
+    image: bool = False
+
+    @property
+    def layout(self) -> str:
+        """The axes of latents and of what they decode to."""
+        return "NCHW" if self.image else "NCTHW"
 
     @property
     def frame_rule(self) -> str:
-        """The clip lengths that the latent space has, as users write it: `8k+1` or `4k`."""
+        """The clip lengths that the latent space has, as users write it: `8k+1` or `4k`; `1` of images."""
+        if self.image:
+            return "1"
         return f"{self.temporal}k{'+1' if self.first_frame_alone else ''}"
 
     def frames(self, latent_frames: int) -> int:
@@ -41,10 +50,15 @@ class LatentSpec:
         return self.temporal * latent_frames
 
     def latent_shape(self, *, frames: int, height: int, width: int, batch: int = 1) -> tuple[int, ...]:
-        """Shape (N, C, T, H, W) of the latents of a clip. Raises ModelError for a size the space lacks."""
+        """Shape of the latents of a clip, (N, C, T, H, W), or of an image, (N, C, H, W).
+
+        Raises ModelError for a size that the space lacks.
+        """
         head = 1 if self.first_frame_alone else 0
         faults = []
-        if frames < max(head, 1) or (frames - head) % self.temporal:
+        if self.image and frames != 1:
+            faults.append(f"frames={frames}: these are single images, of 1 frame")
+        elif frames < max(head, 1) or (frames - head) % self.temporal:
             near = self._nearest_frames(frames)
             faults.append(f"frames={frames} is not {self.frame_rule} (nearest: {' and '.join(map(str, near))})")
         for name, value in (("height", height), ("width", width)):
@@ -55,15 +69,21 @@ class LatentSpec:
                 )
         if faults:
             raise ModelError("This latent space does not have that clip size: " + "; ".join(faults) + ".")
-        latent_frames = (frames - head) // self.temporal + head
-        return (batch, self.channels, latent_frames, height // self.spatial, width // self.spatial)
+        time = () if self.image else ((frames - head) // self.temporal + head,)
+        return (batch, self.channels, *time, height // self.spatial, width // self.spatial)
+
+    def decoded_shape(self, latents: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the pictures, of 3 channels, that latents of a shape decode to."""
+        n, _, *time, h, w = latents
+        return (n, 3, *map(self.frames, time), h * self.spatial, w * self.spatial)
 
     def check(self, latents: Tensor) -> None:
-        """Refuse latents that are no (N, C, T, H, W) floating-point tensor of this space. Raises ModelError."""
+        """Refuse what is no floating-point tensor of latents of this space. Raises ModelError."""
         shape = tuple(latents.shape)
-        if len(shape) != 5 or shape[1] != self.channels or 0 in shape:
+        if len(shape) != len(self.layout) or shape[1] != self.channels or 0 in shape:
+            axes = ("height", "width") if self.image else ("frames", "height", "width")
             raise ModelError(
-                f"Latents have shape {shape}; this decoder takes (batch, {self.channels}, frames, height, width), "
+                f"Latents have shape {shape}; this decoder takes (batch, {self.channels}, {', '.join(axes)}), "
                 "none of them empty."
             )
         if not latents.is_floating_point():
@@ -77,6 +97,7 @@ class LatentSpec:
     def differences(self, other: LatentSpec) -> list[str]:
         """Each field in which two latent spaces disagree, with both values: `latent channels: 16 and 128`."""
         rows = (
+            ("layout", self.layout, other.layout),
             ("latent channels", self.channels, other.channels),
             ("spatial compression", self.spatial, other.spatial),
             ("temporal compression", self.temporal, other.temporal),

@@ -9,7 +9,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from handheld.files import save_tensors, write_text
-from handheld.models import TurboVAEDecoder
+from handheld.models import Decoder
 
 from ..errors import DistillError
 from ..evaluate import HeldOut
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def write_report(
-    folder: RunFolder, recipe: Recipe, teacher: Teacher, student: TurboVAEDecoder, held_out: HeldOut, scores: Scores
+    folder: RunFolder, recipe: Recipe, teacher: Teacher, student: Decoder, held_out: HeldOut, scores: Scores
 ) -> None:
     """Write everything that the run folder of a finished run holds beside its recipe, metrics and checkpoint."""
     path = folder.path

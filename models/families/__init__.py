@@ -1,1 +1,43 @@
-"""Decoder architectures, one file or folder each."""
+"""Families of decoders. A new one is one file or folder, and one line here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..decoder import Decoder
+from . import loading
+from .base import Config, Family, FamilyTable
+from .turbo_vaed import FAMILY as turbo_vaed
+
+__all__ = ["FAMILIES", "Config", "Family", "FamilyTable", "from_preset", "load_decoder"]
+
+FAMILIES = FamilyTable(turbo_vaed)
+
+
+def from_preset(name: str, *, causal: bool = False) -> Decoder:
+    """A decoder with random weights of a named architecture, in eval mode.
+
+    Args:
+        name: a preset of any family in `FAMILIES`.
+        causal: its form in which no frame depends on a later latent frame.
+
+    Raises ModelError for an unknown name, and where there is no causal form.
+    """
+    family, config = loading.preset_config(FAMILIES, name, causal=causal)
+    return family.decoder(config).eval()
+
+
+def load_decoder(
+    source: str | Path,
+    *,
+    config: Config | str | Path | None = None,
+    subfolder: str | None = None,
+    torch_dtype: torch.dtype | None = None,
+    local_files_only: bool = False,
+) -> Decoder:
+    """Load a decoder of any family from a folder, a checkpoint file or a hub id: see `loading.load_decoder`."""
+    options: dict[str, Any] = dict(subfolder=subfolder, torch_dtype=torch_dtype, local_files_only=local_files_only)
+    return loading.load_decoder(FAMILIES, source, config=config, **options)

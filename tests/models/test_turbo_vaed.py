@@ -227,9 +227,9 @@ def test_impossible_configurations_are_refused(change: dict, message: str) -> No
 def test_unknown_preset_and_missing_source_say_what_exists(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there are: ltx, hunyuan, cogvideox, dc, tiny"):
         TurboVAEDecoder.from_preset("wan")
-    with pytest.raises(ModelError, match=r"no config.json and no diffusion_pytorch_model.safetensors"):
+    with pytest.raises(ModelError, match=r"no config.json: .*diffusion_pytorch_model.safetensors"):
         TurboVAEDecoder.from_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="pass the local folder"):
+    with pytest.raises(ModelError, match="give a local folder"):
         TurboVAEDecoder.from_pretrained("nobody/nothing", local_files_only=True)
 
 

@@ -1,6 +1,6 @@
 """Turbo-VAED students (arXiv 2508.09136)."""
 
 from .config import PRESETS, TurboVAEDConfig
-from .decoder import TurboVAEDecoder
+from .decoder import FAMILY, TurboVAEDecoder
 
-__all__ = ["PRESETS", "TurboVAEDConfig", "TurboVAEDecoder"]
+__all__ = ["FAMILY", "PRESETS", "TurboVAEDConfig", "TurboVAEDecoder"]

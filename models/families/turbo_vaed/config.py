@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checkpoint import read_json
 from ...errors import ModelError
 from ...latents import LatentSpec
 
@@ -52,7 +53,7 @@ class TurboVAEDConfig:
         decoder_dw_kernel_size: kernel of the depthwise convolutions, all three axes.
         patch_size: 1, 2 or 4; the head upsamples by this much, frame by frame.
         resnet_norm_eps: epsilon of the LayerNorm before a convolutional shortcut.
-        scaling_factor: how a diffusion model scales the latents; `decode` takes them unscaled.
+        scaling_factor: how a diffusion model scales the latents (`LatentStatistics`); `decode` takes them unscaled.
         decoder_causal: frames depend on no later latent frame. The released flag leaves its depthwise
             convolutions non-causal; here all of them are.
         is_video_dc_ae: upsampling keeps every frame (`4k` instead of `4k+1` frames).
@@ -144,14 +145,7 @@ class TurboVAEDConfig:
     @classmethod
     def from_json_file(cls, path: str | Path) -> TurboVAEDConfig:
         """Read a JSON configuration. Raises ModelError naming the file and what is wrong with it."""
-        path = Path(path)
-        try:
-            data = json.loads(path.read_text())
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ModelError(f"{path} is not a readable JSON configuration: {error}.") from error
-        if not isinstance(data, dict):
-            raise ModelError(f"{path} holds a JSON {type(data).__name__}; an object of settings is needed.")
-        return cls.from_dict(data, where=str(path))
+        return cls.from_dict(read_json(Path(path)), where=str(path))
 
 
 def _type_fault(key: str, value: Any, annotation: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...decoder import Decoder
 from ...errors import ModelError
 from ...latents import LatentSpec
 from ...layers import Chain, Layer, declared
-from ...streaming import stream_frames
+from ...statistics import LatentStatistics
+from ..base import Family, FamilyTable
+from ..loading import load_decoder, statistics_in
 from .blocks import ChannelRMSNorm, Conv3d, FrameUpsampler, MidBlock, UpBlock
-from .checkpoint import load_weights, locate, save_folder
 from .config import PRESETS, TurboVAEDConfig
 
 
-class TurboVAEDecoder(nn.Module):
+class TurboVAEDecoder(Decoder):
     """Small video decoder of depthwise-separable 3D convolutions and decoupled 3D pixel shuffles.
 
     Computes the function of the released `TurboVAEDDecoder3d` for the same weights (arXiv 2508.09136;
@@ -73,6 +75,12 @@ class TurboVAEDecoder(nn.Module):
         """The latent space that this decoder takes."""
         return self.config.spec
 
+    @property
+    def statistics(self) -> LatentStatistics | None:
+        """How a diffusion model normalises these latents, where checkpoint or configuration say so."""
+        found = replace(self.stored_statistics or LatentStatistics(), scaling=self.config.scaling_factor)
+        return None if found.is_identity else found
+
     def forward(self, latents: Tensor) -> Tensor:
         """Latents (N, C, T', H', W') to frames (N, 3, T, H, W); sizes are not checked."""
         return self.decode_with_features(latents)[0]
@@ -99,51 +107,6 @@ class TurboVAEDecoder(nn.Module):
             ("mid_block", self.mid_block),
             *((f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)),
         ]
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode checked latents without gradients.
-
-        Args:
-            latents: (N, C, T', H', W') floating point, unnormalised.
-
-        Returns:
-            Frames (N, 3, T, H, W), RGB, nominally in [-1, 1], not clamped.
-
-        Raises:
-            ModelError: wrong rank, channels or dtype; the message has the shape given and the one needed.
-        """
-        self.spec.check(latents)
-        return self(latents)
-
-    def stream(self, latents: Tensor | Iterable[Tensor], *, chunk: int = 1, strips: int = 1) -> Iterator[Tensor]:
-        """Decode piece by piece, without gradients, holding a number of frames that no clip length changes.
-
-        The frames are those of `decode` on the whole clip, borders included, causal or not: the same function
-        (fp64: within 1e-10), so in any dtype they differ by rounding only. A causal decoder gives all frames of
-        a latent frame before it asks for the next one; otherwise frames come as soon as the latents that they
-        depend on have arrived, and the last ones at the end.
-
-        In strips, memory is that of one strip of rows, and the time is more: rows between two strips are computed
-        for both. The latents are all taken first, each strip goes through the whole clip, and no frame comes
-        before the last strip; what the others made waits in a temporary file, which takes
-        (strips - 1) / strips of the bytes of all frames.
-
-        Args:
-            latents: (N, C, T', H', W') floating point, unnormalised; or an iterable of such chunks of one
-                clip, in order, each with any number of frames.
-            chunk: latent frames to decode at a time, at most. More takes more memory.
-            strips: horizontal strips of each frame to decode one after the other.
-
-        Returns:
-            Iterator of frames (N, 3, t, H, W) in order, as soon as they are final; t varies.
-
-        Raises:
-            ModelError: wrong rank, channels or dtype, a chunk that does not fit the first one, no chunk at
-                all, `chunk` or `strips` below 1, more strips than rows, or a temporary folder that is full.
-                What an iterable holds is checked as it arrives.
-        """
-        return stream_frames(self, latents, chunk, strips)
 
     @classmethod
     def from_preset(cls, name: str, *, causal: bool = False) -> TurboVAEDecoder:
@@ -177,23 +140,30 @@ class TurboVAEDecoder(nn.Module):
         Raises:
             ModelError: nothing usable at `source`, or weights that do not match the configuration exactly.
         """
-        weights, config_file = locate(source, subfolder, local_files_only)
-        if config is None:
-            if config_file is None:
-                raise ModelError(
-                    f"{source} is a checkpoint without a config.json beside it: pass config= as a preset "
-                    f"({', '.join(PRESETS)}) or as the released JSON file."
-                )
-            config = TurboVAEDConfig.from_json_file(config_file)
-        elif isinstance(config, str) and config in PRESETS:
-            config = PRESETS[config]
-        elif not isinstance(config, TurboVAEDConfig):
-            config = TurboVAEDConfig.from_json_file(config)
-        with torch.device("meta"):
-            model = cls(config)
-        load_weights(model, weights)
-        return model.to(torch_dtype or torch.float32).eval()
+        options: Any = dict(config=config, subfolder=subfolder, torch_dtype=torch_dtype)
+        found = load_decoder(FamilyTable(FAMILY), source, local_files_only=local_files_only, **options)
+        assert isinstance(found, cls)
+        return found
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `diffusion_pytorch_model.safetensors` (names `decoder.*`) into `folder`."""
-        save_folder(self, self.config.to_json(), Path(folder))
+
+# What a released checkpoint holds beside the decoder: heads that only training uses, and latent statistics.
+_LEFT_OUT = ("aligned_feature_projection_heads.", "latents_mean", "latents_std")
+
+
+def own_weights(state: Mapping[str, Tensor], config: TurboVAEDConfig) -> dict[str, Tensor]:
+    """The decoder's weights, of a bare decoder's dict or of a whole autoencoder's (`decoder.*`)."""
+    return {name.removeprefix("decoder."): value for name, value in state.items() if not name.startswith(_LEFT_OUT)}
+
+
+FAMILY = Family(
+    name="turbo-vaed",
+    title="Turbo-VAED (arXiv 2508.09136): depthwise-separable 3D convolutions, decoupled pixel shuffles",
+    config=TurboVAEDConfig,
+    decoder=TurboVAEDecoder,
+    presets=PRESETS,
+    class_names=("AutoencoderKLTurboVAED",),
+    own_weights=own_weights,
+    statistics_of=statistics_in,
+    student=True,
+    causal=lambda config: replace(config, decoder_causal=True),
+)
