@@ -151,12 +151,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     model.load_state_dict({name: state[name].float() for name in own}, assign=True)
 
 
-def save_folder(model: nn.Module, config_json: str, folder: Path, extra: Mapping[str, Tensor]) -> None:
+def save_folder(
+    model: nn.Module, config_json: str, folder: Path, extra: Mapping[str, Tensor], prefix: str = "decoder."
+) -> None:
     """Write the pair that `locate` finds; each file appears whole or not at all.
 
     Args:
-        extra: tensors beside the weights, which get the names `decoder.*`.
+        extra: tensors beside the weights.
+        prefix: what the weights' names get before the model's own.
     """
-    state = {f"decoder.{name}": value.detach() for name, value in model.state_dict().items()} | dict(extra)
+    state = {f"{prefix}{name}": value.detach() for name, value in model.state_dict().items()} | dict(extra)
     save_tensors(folder / WEIGHTS_NAME, state, ModelError, metadata={"format": "pt"}, make_folder=True)
     write_text(folder / CONFIG_NAME, config_json, ModelError)

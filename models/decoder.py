@@ -21,14 +21,16 @@ class Decoder(nn.Module):
     """A decoder: latents of a VAE in, pictures out.
 
     A subclass per family defines `spec` and `forward`. Latents are as the VAE's encoder emits them, not normalised
-    for a diffusion model; `statistics` says how a diffusion model normalises them.
+    for a diffusion model, unless `takes_normalised`; `statistics` says how a diffusion model normalises them.
 
     Attributes:
         value_range: lowest and highest nominal value of the pictures, RGB. It is no clamp.
         config: of the family; what `save_pretrained` writes.
         stored_statistics: that a checkpoint held beside the weights.
+        weights_prefix: what the released names of the decoder's weights have before the decoder's own names.
     """
 
+    weights_prefix: ClassVar[str] = "decoder."
     value_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     config: Any
     stored_statistics: LatentStatistics | None = None
@@ -37,6 +39,11 @@ class Decoder(nn.Module):
     def spec(self) -> LatentSpec:
         """The latent space that this decoder takes."""
         raise NotImplementedError
+
+    @property
+    def takes_normalised(self) -> bool:
+        """Whether `forward` and `decode` take latents as a diffusion model gives them, instead of the encoder's."""
+        return False
 
     @property
     def statistics(self) -> LatentStatistics | None:
@@ -114,12 +121,12 @@ class Decoder(nn.Module):
         return stream_frames(self, latents, chunk, strips)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `diffusion_pytorch_model.safetensors`, names `decoder.*`, into `folder`."""
+        """Write `config.json` and `diffusion_pytorch_model.safetensors`, with released names, into `folder`."""
         found = self.stored_statistics
         extra = {}
         if found is not None:
             extra = {"latents_mean": torch.tensor(found.mean), "latents_std": torch.tensor(found.std)}
-        save_folder(self, self.config.to_json(), Path(folder), extra)
+        save_folder(self, self.config.to_json(), Path(folder), extra, self.weights_prefix)
 
 
 def spec_of(module: nn.Module) -> LatentSpec:

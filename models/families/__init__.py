@@ -10,11 +10,15 @@ import torch
 from ..decoder import Decoder
 from . import loading
 from .base import Config, Family, FamilyTable
-from .turbo_vaed import FAMILY as turbo_vaed
+from .flash_vaed_ltx import FAMILY as FLASH_VAED_LTX
+from .flash_vaed_wan import FAMILY as FLASH_VAED_WAN
+from .taehv import FAMILY as TAEHV
+from .turbo_vaed import FAMILY as TURBO_VAED
+from .turbo_vaed_wan import FAMILY as TURBO_VAED_WAN
 
 __all__ = ["FAMILIES", "Config", "Family", "FamilyTable", "from_preset", "load_decoder"]
 
-FAMILIES = FamilyTable(turbo_vaed)
+FAMILIES = FamilyTable(TURBO_VAED, TURBO_VAED_WAN, FLASH_VAED_LTX, FLASH_VAED_WAN, TAEHV)
 
 
 def from_preset(name: str, *, causal: bool = False) -> Decoder:

@@ -42,7 +42,8 @@ class Family:
         config: the class of its configurations.
         decoder: makes a decoder of a configuration, with random weights.
         presets: configurations by name, which no other family has.
-        class_names: the `_class_name` of the configuration files that it reads.
+        class_names: the `_class_name` of the configuration files that it reads. Families may share one where none
+            reads the other's configurations.
         own_weights: the decoder's weights, by the decoder's own names, from all that a checkpoint file holds. It
             leaves out only what it knows not to be the decoder's; what it leaves in must fit.
         config_of: the configuration that a checkpoint without a configuration file has, told from its weights;
@@ -67,7 +68,7 @@ class Family:
 
 
 class FamilyTable(dict[str, Family]):
-    """Families by name; a name of a family, a preset or a class belongs to one of them only."""
+    """Families by name; a name of a family or a preset belongs to one of them only."""
 
     def __init__(self, *families: Family) -> None:
         super().__init__()
@@ -78,7 +79,6 @@ class FamilyTable(dict[str, Family]):
         """Enter a family, from anywhere: the rest of handheld then knows it. Raises ModelError for a taken name."""
         taken = [f"the family {family.name}"] if family.name in self else []
         taken += [f"the preset {name}" for name in family.presets if name in self.presets]
-        taken += [f"the class {name}" for name in family.class_names if name in self.classes]
         if taken:
             raise ModelError(f"There already is {', '.join(taken)}: choose other names.")
         self[family.name] = family
@@ -89,6 +89,7 @@ class FamilyTable(dict[str, Family]):
         return {name: family for family in self.values() for name in family.presets}
 
     @property
-    def classes(self) -> dict[str, Family]:
+    def classes(self) -> dict[str, tuple[Family, ...]]:
         """Class names of all configuration files that are read, with their families."""
-        return {name: family for family in self.values() for name in family.class_names}
+        names = dict.fromkeys(name for family in self.values() for name in family.class_names)
+        return {name: tuple(f for f in self.values() if name in f.class_names) for name in names}

@@ -35,21 +35,22 @@ def causal_form(family: Family, config: Config) -> Config:
 def read_config(table: FamilyTable, path: Path) -> tuple[Family, Config]:
     """A configuration file and the family that its `_class_name` says.
 
-    A file without a class name is one of the family that can read it, if there is exactly one.
+    A file without a class name, or with one that families share, is one of the family that can read it, if there
+    is exactly one.
     """
     data = read_json(path)
     name = data.get("_class_name")
-    if name is not None:
-        family = table.classes.get(str(name))
-        if family is None:
-            raise ModelError(
-                f"{path} is of class {name}, which is no family's; there are: {', '.join(table.classes)}. A module "
-                "of your own is exported as package.module:factory."
-            )
-        return family, family.config.from_dict(data, str(path))
+    families = tuple(table.values()) if name is None else table.classes.get(str(name), ())
+    if not families:
+        raise ModelError(
+            f"{path} is of class {name}, which is no family's; there are: {', '.join(table.classes)}. A module "
+            "of your own is exported as package.module:factory."
+        )
+    if len(families) == 1:
+        return families[0], families[0].config.from_dict(data, str(path))
     able: list[tuple[Family, Config]] = []
     faults = []
-    for family in table.values():
+    for family in families:
         try:
             able.append((family, family.config.from_dict(data, str(path))))
         except ModelError as error:
@@ -57,8 +58,9 @@ def read_config(table: FamilyTable, path: Path) -> tuple[Family, Config]:
     if len(able) != 1:
         found = ", ".join(family.name for family, _ in able) or "none"
         raise ModelError(
-            f"{path} has no _class_name, and of the families {found} can read it. Write one of "
-            f"{', '.join(table.classes)} into it as _class_name.\n" + "\n".join(faults)
+            f"{path} has {'no _class_name' if name is None else f'the _class_name {name}'}, and of the families "
+            f"{found} can read it. Write the class name of one family, and its keys, into it: "
+            f"{', '.join(table.classes)}.\n" + "\n".join(faults)
         )
     return able[0]
 

@@ -13,6 +13,7 @@ from enum import Enum
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import ModelError
 
@@ -59,9 +60,9 @@ def bordered(x: Tensor, border: Border, before: int, after: int) -> Tensor:
     """A clip with so many border frames before and after it."""
     if not before and not after:
         return x
-    first, last = x[:, :, :1], x[:, :, -1:]
     if border is Border.ZEROS:
-        first = last = torch.zeros_like(first)
+        return F.pad(x, (0, 0, 0, 0, before, after))
+    first, last = x[:, :, :1], x[:, :, -1:]
     return torch.cat([first] * before + [x] + [last] * after, dim=2)
 
 

@@ -10,14 +10,12 @@ from typing import Any
 
 from ...checkpoint import read_json
 from ...errors import ModelError
+from ...fields import read_fields
 from ...latents import LatentSpec
 
 # Keys of the released JSON (hustvl/Turbo-VAED, configs/) that say nothing about the decoder's function:
-# provenance, the encoder side, and the heads that only training uses.
+# the encoder side, and the heads that only training uses.
 _IGNORED_KEYS = {
-    "_class_name",
-    "_diffusers_version",
-    "_name_or_path",
     "in_channels",
     "layers_per_block",
     "spatio_temporal_scaling",
@@ -117,49 +115,13 @@ class TurboVAEDConfig:
     @classmethod
     def from_dict(cls, data: dict[str, Any], where: str = "the configuration") -> TurboVAEDConfig:
         """Read a released or saved configuration. Unknown keys and unsupported values raise ModelError."""
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        values: dict[str, Any] = {}
-        faults = []
-        for key, value in data.items():
-            frozen = tuple(value) if isinstance(value, list) else value
-            if key in fields:
-                values[key] = frozen
-                fault = _type_fault(key, frozen, fields[key].type)
-                if fault:
-                    faults.append(fault)
-            elif key in _FIXED_KEYS:
-                if frozen not in _FIXED_KEYS[key]:
-                    faults.append(f"{key}={value!r} is not supported; {_FIXED_KEYS[key][0]!r} is")
-            elif key not in _IGNORED_KEYS:
-                faults.append(f"unknown key {key!r}")
-        missing = [f.name for f in fields.values() if f.default is dataclasses.MISSING and f.name not in values]
-        if missing:
-            faults.append(f"missing {', '.join(missing)}")
-        if faults:
-            raise ModelError(
-                f"{where} is not a Turbo-VAED configuration that can be built: {'; '.join(faults)}. "
-                f"Known keys: {', '.join(sorted(fields))}."
-            )
+        values = read_fields(cls, data, where, "Turbo-VAED", ignored=_IGNORED_KEYS, fixed=_FIXED_KEYS)
         return cls(**values)
 
     @classmethod
     def from_json_file(cls, path: str | Path) -> TurboVAEDConfig:
         """Read a JSON configuration. Raises ModelError naming the file and what is wrong with it."""
         return cls.from_dict(read_json(Path(path)), where=str(path))
-
-
-def _type_fault(key: str, value: Any, annotation: Any) -> str | None:
-    """Why `value` does not have the annotated type, or None. bool is no int here."""
-    kinds = {"int": int, "float": (int, float), "bool": bool}
-    if annotation.startswith("tuple["):
-        kind = annotation.removeprefix("tuple[").split(",")[0]
-        ok = isinstance(value, tuple) and all(_is(item, kinds[kind]) for item in value)
-        return None if ok else f"{key}={value!r} is not a list of {kind}"
-    return None if _is(value, kinds[annotation]) else f"{key}={value!r} is not {annotation}"
-
-
-def _is(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 _WIDE: dict[str, Any] = dict(
