@@ -194,7 +194,7 @@ def _estimate(
     match = rewrite.match(node)
     if match is None:
         return None
-    if reason := rewrite.check(match):
+    if reason := rewrite.refusal(match):
         return _Estimate(rewrite, refused=reason)
     graph, constants, root = _alone(node)
     key = rewrite.name, _signature(graph)

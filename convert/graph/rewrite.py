@@ -20,6 +20,10 @@ from torch import Tensor, fx, nn
 from handheld.runtime.manifest import Refusal, RewriteRecord
 
 from ..errors import ExportError
+from .normal import normalise
+
+# Called with the name of a rewrite, the node that it replaces and the node that takes its place.
+Watch = Callable[[str, fx.Node, fx.Node], None]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Rewrite:
         match: given a node, the nodes that the pattern is made of (root first), or None.
         check: given a match, why the rewrite must leave it alone, or None.
         replace: given the graph and a match, the node that takes the root's place.
+        keeps_keywords: whether `replace` hands on the keyword arguments of the nodes that it matches, such as
+            `alpha` of `add` and `dtype` of `mean`. Where it does not, a match that has one is refused.
         cases: modules that it applies to.
         near_misses: modules that look alike and stay untouched.
     """
@@ -62,6 +68,16 @@ class Rewrite:
     replace: Callable[[Graph, tuple[fx.Node, ...]], fx.Node]
     cases: tuple[Case, ...] = ()
     near_misses: tuple[Case, ...] = ()
+    keeps_keywords: bool = False
+
+    def refusal(self, match: tuple[fx.Node, ...]) -> str | None:
+        """Why a match must be left alone, or None."""
+        if not self.keeps_keywords:
+            for node in match:
+                if given := keywords(node):
+                    written = ", ".join(f"{name}={value}" for name, value in given.items())
+                    return f"{node.name} has {written}, which this rewrite does not keep"
+        return self.check(match)
 
     def run(self, graph: Graph) -> list[RewriteRecord]:
         """Apply in place until no unrefused match is left."""
@@ -77,7 +93,7 @@ class Rewrite:
                 match = self.match(node)
                 if match is None:
                     continue
-                reason = self.check(match)
+                reason = self.refusal(match)
                 if reason is not None:
                     refused[node.name] = Refusal(node.name, module_of(node), reason)
                     continue
@@ -96,6 +112,8 @@ class Rewrite:
             f"{self.name} changed {root.name} from {shape_of(root)} to {shape_of(new)}"
         )
         assert dtype_of(new) == dtype_of(root), f"{self.name} changed the dtype of {root.name}"
+        if graph.watch is not None:
+            graph.watch(self.name, root, new)
         root.replace_all_uses_with(new)
         graph.module.graph.erase_node(root)
 
@@ -110,8 +128,9 @@ class Pass(Protocol):
 class Graph:
     """An exported graph under construction. New nodes go before the root that is being replaced."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
+    def __init__(self, module: fx.GraphModule, watch: Watch | None = None) -> None:
         self.module = module
+        self.watch = watch
         self._root: fx.Node | None = None
         self._constants = 0
 
@@ -189,6 +208,26 @@ def argument(node: fx.Node, index: int, default: Any = None) -> Any:
     return node.kwargs.get(schema.name, schema.default_value if schema.has_default_value() else default)
 
 
+def keywords(node: fx.Node) -> dict[str, Any]:
+    """The keyword arguments of a call of an ATen overload that are not what its schema gives anyway.
+
+    `dtype` is left out where it is the dtype of the first operand: the op computes in that in any case.
+    """
+    if node.op != "call_function" or not node.kwargs or not hasattr(node.target, "_schema"):
+        return {}
+    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
+    found = {
+        name: value
+        for name, value in node.kwargs.items()
+        # No `==` on a value that may be a node, nor 1 for True.
+        if name not in defaults or type(value) is not type(defaults[name]) or value != defaults[name]
+    }
+    first = node.args[0] if node.args else None
+    if isinstance(first, fx.Node) and found.get("dtype") == getattr(first.meta.get("val"), "dtype", None):
+        found.pop("dtype", None)
+    return found
+
+
 def module_of(node: fx.Node) -> str:
     """Path of the module that a node comes from, as in `up_blocks.1.resnets.0.conv1`."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
@@ -198,7 +237,10 @@ def module_of(node: fx.Node) -> str:
 def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """Export `model` to a graph of ATen ops with fixed shapes; weights are attributes of the result.
 
-    What the model computes of its weights alone is computed here, once.
+    What the model computes of its weights alone is computed here, once, and the graph is brought to the form that
+    rewrites and lowerings know (`normal.normalise`).
+
+    Raises ExportError for a model that torch.export refuses, or that holds what an artefact cannot.
     """
     try:
         with torch.no_grad():
@@ -208,6 +250,7 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
             f"torch.export does not take {type(model).__name__}: {str(error).strip().splitlines()[0]}"
         ) from error
     module = program.module(check_guards=False)
+    normalise(module)
     fold_constants(module)
     return module
 
@@ -258,14 +301,17 @@ def _store(module: fx.GraphModule, value: Tensor) -> str:
     return f"_folded_{number}"
 
 
-def apply(module: fx.GraphModule, passes: Sequence[Pass]) -> list[RewriteRecord]:
+def apply(module: fx.GraphModule, passes: Sequence[Pass], watch: Watch | None = None) -> list[RewriteRecord]:
     """Apply rewrites, and choices between rewrites, in order and in place.
+
+    Args:
+        watch: called at every place, before the replaced node goes; it raises for a result that is wrong.
 
     Returns what each rewrite did, in the same order. A rewrite that yields another shape or dtype than the
     pattern had, or an invalid graph, raises AssertionError naming it: that is a defect of the rewrite.
     """
     report: list[RewriteRecord] = []
-    graph = Graph(module)
+    graph = Graph(module, watch)
     for step in passes:
         report += step.run(graph)
         module.graph.lint()

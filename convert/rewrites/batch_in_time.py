@@ -59,12 +59,13 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
             return graph.constant(graph.value(x).transpose(1, 2).flatten(0, 1))
         return to_frames(graph, x) if is_clip(x) else x
 
-    args = list(fx.map_arg(node.args, frames))
+    args, keywords = fx.map_arg((list(node.args), node.kwargs), frames)
+    args = list(args)
     if is_call(node, aten.slice.Tensor, aten.cat.default):
         args[1:2] = [frame_axis(argument(node, 1))]
     elif is_call(node, *REDUCTIONS):
         args[1] = [frame_axis(axis) for axis in axes(node)]
-    return from_frames(graph, graph.call(node.target, *args, **node.kwargs))
+    return from_frames(graph, graph.call(node.target, *args, **keywords))
 
 
 def _replicate(x):
@@ -82,6 +83,7 @@ REWRITE = Rewrite(
     match=_match,
     check=_check,
     replace=_replace,
+    keeps_keywords=True,
     cases=(
         Case("activation", of(lambda x: x.relu()), (1, 4, 3, 2, 5)),
         Case("replicated border frames", of(_replicate), (1, 4, 3, 2, 5), 3),

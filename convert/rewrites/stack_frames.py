@@ -65,14 +65,15 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
             return graph.constant(graph.value(x).squeeze(2))
         return to_stack(graph, x)
 
-    args = list(fx.map_arg(node.args, stack))
+    args, keywords = fx.map_arg((list(node.args), node.kwargs), stack)
+    args = list(args)
     if is_call(node, aten.slice.Tensor, aten.cat.default):
         (axis,) = axes_of(node)
         args[1:2] = [_STACK_AXIS[axis]]
         if is_call(node, aten.slice.Tensor) and axis == 2:
             first, last, _ = slice(argument(node, 2), argument(node, 3)).indices(shape_of(node.args[0])[2])
             args[2:4] = [first * height, last * height]
-    return from_stack(graph, graph.call(node.target, *args, **node.kwargs), shape_of(node)[2])
+    return from_stack(graph, graph.call(node.target, *args, **keywords), shape_of(node)[2])
 
 
 def _replicate(x):
@@ -90,6 +91,7 @@ REWRITE = Rewrite(
     match=_match,
     check=_check,
     replace=_replace,
+    keeps_keywords=True,
     cases=(
         Case("activation", of(lambda x: x.relu()), (1, 4, 3, 2, 5)),
         Case("replicated border frames", of(_replicate), (1, 4, 3, 2, 5), 3),
