@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -21,7 +21,7 @@ from .errors import ExportError
 from .lowering import Progress, Step, costs_of, lower, rewritten_for
 from .streaming import PassCut
 from .streaming.lower import check_streams, lower_stream
-from .target import Job, Lowered, Shape, Target
+from .target import Job, Lowered, Shape, Target, leave_out
 from .targets import TARGETS
 
 _RECORDED = (
@@ -101,6 +101,8 @@ def export(
     name: str,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
+    without: Collection[str] = (),
+    validate: bool = False,
     progress: Progress = lambda step: None,
 ) -> Bundle:
     """Lower a decoder to one artefact per target and write them as a bundle.
@@ -120,6 +122,8 @@ def export(
             stream: they decode clips of any length, of the latents' height and width.
         name: for people, in the manifest.
         provenance: where the weights come from; the manifest keeps it.
+        without: names of rewrites to leave out, for all targets, also where they are one of several options.
+        validate: check each place of each rewrite as it is applied, on the example.
         progress: called before each step.
 
     Returns:
@@ -129,9 +133,11 @@ def export(
         ExportError: latents that are no single fp32 clip, calibration latents unlike them, a shape that is given
             twice, several shapes for a target whose artefacts hold one, a target or precision that is not streamed,
             a model that torch.export or a target refuses, or a rewritten graph that does not compute what the model
-            does (the difference is in the message).
+            does (the message names rewrite, node and module), a name in `without` that no target has, and weights
+            that hold NaN or infinity.
         BundleError: an output folder that cannot be written.
     """
+    targets = leave_out(targets, without)
     examples = (latents, *more)
     _check_examples(examples)
     if stream is None:
@@ -149,10 +155,10 @@ def export(
         for target in targets:
             chosen = precision or target.default_precision
             if stream is None:
-                _lower(model, clips, target, chosen, provenance, writer, progress)
+                _lower(model, clips, target, chosen, provenance, writer, progress, validate)
             else:
                 assert isinstance(model, TurboVAEDecoder)
-                _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress)
+                _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress, validate)
         progress(Step("", "hashing and writing the bundle"))
         for clip in clips:
             writer.set_golden({"latents": clip.latents.numpy()}, {"frames": clip.frames.numpy()}, clip.method)
@@ -251,12 +257,18 @@ def _lower(
     provenance: Mapping[str, Any],
     writer: BundleWriter,
     progress: Progress,
+    validate: bool,
 ) -> None:
     """Add one target's artefact to the bundle."""
     start = time.perf_counter()
     precision = target.precision(precision_name)
     rewritten = [
-        rewritten_for(target, precision, model, (clip.latents,), (clip.frames,), progress) for clip in clips
+        rewritten_for(
+            *(target, precision, model, (clip.latents,), (clip.frames,), progress),
+            validate=validate,
+            calibration=clip.calibration,
+        )
+        for clip in clips
     ]
     progress(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
     path = writer.artifact_dir(target.name) / target.filename
@@ -286,11 +298,14 @@ def _lower_stream(
     provenance: Mapping[str, Any],
     writer: BundleWriter,
     progress: Progress,
+    validate: bool,
 ) -> None:
     """Add one target's streamed artefact to the bundle."""
     start = time.perf_counter()
     folder = writer.artifact_dir(target.name) / _STREAM
-    done = lower_stream(model, target, precision_name, cuts, clips[0].latents, folder, progress, provenance)
+    done = lower_stream(
+        *(model, target, precision_name, cuts, clips[0].latents, folder, progress, provenance), validate=validate
+    )
     settings = dict(done.lowered.settings)
     _add(
         *(writer, target, precision_name, _STREAM, clips, done.lowered, settings, done.rewrites, start),
@@ -325,7 +340,11 @@ def _add(
         ],
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
-        settings={**settings, "costs": costs_of(precision)},
+        settings={
+            **settings,
+            "costs": costs_of(precision),
+            **({"without": list(target.left_out)} if target.left_out else {}),
+        },
         rewrites=rewrites,
         delegation=lowered.delegation,
         lowering_seconds=round(time.perf_counter() - start, 3),

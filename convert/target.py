@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
-from .choice.choose import with_costs
+from .choice.choose import rewrites_of, with_costs, without
 from .choice.costs import CostTable
 from .errors import ExportError
 from .graph.limits import Limits
@@ -120,6 +120,7 @@ class Target:
         method: the first shape's in the artefact.
         several_shapes: whether one artefact can hold more.
         streams: whether a decoder is also exported for streaming.
+        left_out: rewrites that `without` took from the lists.
     """
 
     name: str
@@ -134,6 +135,7 @@ class Target:
     method: str = "forward"
     several_shapes: bool = False
     streams: bool = False
+    left_out: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""
@@ -152,11 +154,39 @@ class Target:
             )
         return replace(self, precisions=precisions)
 
+    def without(self, names: Collection[str]) -> Target:
+        """This target without the rewrites of these names; those that it does not have change nothing."""
+        if not names:
+            return self
+        precisions = {
+            name: replace(precision, rewrites=without(precision.rewrites, names))
+            for name, precision in self.precisions.items()
+        }
+        return replace(self, precisions=precisions, left_out=(*self.left_out, *sorted(set(names))))
+
+    def rewrite_names(self) -> set[str]:
+        """The rewrites of all precisions, options of choices among them."""
+        return {r.name for precision in self.precisions.values() for r in rewrites_of(precision.rewrites)}
+
     def precision(self, name: str) -> Precision:
         """A precision of this target. Raises ExportError naming what there is."""
         if name not in self.precisions:
             raise ExportError(f"Target {self.name} has no precision {name!r}; it has {', '.join(self.precisions)}.")
         return self.precisions[name]
+
+
+def leave_out(targets: Sequence[Target], names: Collection[str]) -> list[Target]:
+    """The targets without the rewrites of these names.
+
+    Raises ExportError for a name that no rewrite of any of the targets has.
+    """
+    known = sorted(set().union(*(target.rewrite_names() for target in targets)))
+    if unknown := sorted(set(names) - set(known)):
+        raise ExportError(
+            f"No rewrite {', '.join(unknown)} to leave out; {', '.join(t.name for t in targets)} has "
+            f"{', '.join(known)}."
+        )
+    return [target.without(names) for target in targets]
 
 
 def in_half(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> tuple[fx.GraphModule, tuple[Tensor, ...]]:

@@ -8,7 +8,7 @@ the ops that result. So a rewrite needs no cost function of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -121,6 +121,18 @@ def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
         elif isinstance(step, Rewrite):
             found.append(step)
     return found
+
+
+def without(passes: tuple[Pass, ...], names: Collection[str]) -> tuple[Pass, ...]:
+    """The passes without the rewrites of these names; a choice loses its options of these names, or goes whole."""
+    left: list[Pass] = []
+    for step in passes:
+        if isinstance(step, Choice):
+            options = tuple(option for option in step.options if option.name not in names)
+            left += [replace(step, options=options)] if options else []
+        elif not isinstance(step, Rewrite) or step.name not in names:
+            left.append(step)
+    return tuple(left)
 
 
 def with_weight_worth(passes: tuple[Pass, ...], factor: float) -> tuple[Pass, ...]:

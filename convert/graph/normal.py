@@ -143,7 +143,8 @@ def _write_out_of_place(module: fx.GraphModule, node: fx.Node) -> None:
     if not _writes(node):
         return
     target, source = node.target, node.args[0]
-    assert isinstance(target, torch._ops.OpOverload) and isinstance(source, fx.Node)
+    assert isinstance(target, torch._ops.OpOverload)
+    assert isinstance(source, fx.Node)
     name = target._opname
     plain = getattr(getattr(aten, name.removesuffix("_"), None), target._overloadname, None)
     if plain is None or not name.endswith("_") or name.endswith("__"):
@@ -158,8 +159,8 @@ def _write_out_of_place(module: fx.GraphModule, node: fx.Node) -> None:
         # A view that is taken later sees what was written, and reads it from the new tensor.
         if other is not source and other < node and any(node < user for user in other.users):
             raise ExportError(
-                f"{_where(node)} writes over memory that {other.name} shares and a later op reads: write it so that "
-                "it returns a new tensor."
+                f"{_where(node)} writes over memory that {other.name} shares and a later op reads: write it so "
+                "that it returns a new tensor."
             )
     new = _insert(module, node, plain, *node.args, **node.kwargs)
     source.replace_all_uses_with(new, delete_user_cb=lambda user: user is not node and node < user)
@@ -205,7 +206,9 @@ def _inline_regions(module: fx.GraphModule) -> None:
         if node.op != "call_function" or name not in ("wrap_with_set_grad_enabled", "wrap_with_autocast"):
             continue
         if name == "wrap_with_autocast" and node.args[2]:
-            raise ExportError(f"{_where(node)} runs under torch.autocast: capture the model without it, in float32.")
+            raise ExportError(
+                f"{_where(node)} runs under torch.autocast: capture the model without it, in float32."
+            )
         place = next(i for i, a in enumerate(node.args) if isinstance(a, fx.Node) and a.op == "get_attr")
         region = module.get_submodule(str(node.args[place].target))
         assert isinstance(region, fx.GraphModule)
@@ -236,8 +239,8 @@ def _refuse_the_rest(module: fx.GraphModule) -> None:
     for node in _calls(module):
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise ExportError(
-                f"{_where(node)} chooses what to compute while it runs ({node.target}): an artefact holds one path. "
-                "Decide it when the model is built."
+                f"{_where(node)} chooses what to compute while it runs ({node.target}): an artefact holds one "
+                "path. Decide it when the model is built."
             )
         if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
             raise ExportError(

@@ -72,6 +72,7 @@ REWRITE = Rewrite(
     match=_match,
     check=_check,
     replace=_replace,
+    keeps_keywords=True,
     cases=(
         Case("one head", _attend(), (3, 6, 8)),
         Case("four heads", _attend(4), (2, 5, 8)),

@@ -41,12 +41,15 @@ def lower_stream(
     folder: Path,
     progress: Progress,
     provenance: Mapping[str, Any] | None = None,
+    *,
+    validate: bool = False,
 ) -> Streamed:
     """Write a program for each segment into `folder`, which is made.
 
     Args:
         latents: (1, C, T', H', W'), of the height and width that the programs get.
         provenance: where the weights come from.
+        validate: check each place of each rewrite as it is applied.
 
     Raises ExportError for a target or precision that is not streamed, and as `export` does.
     """
@@ -68,7 +71,7 @@ def lower_stream(
         inputs = example(module)
         with torch.no_grad():
             outputs = module(*inputs)
-        rewritten = rewritten_for(target, own, module, inputs, outputs, report)
+        rewritten = rewritten_for(target, own, module, inputs, outputs, report, validate=validate)
         report(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
         segment = module.plan
         job = Job(

@@ -1,4 +1,4 @@
-"""No rewrite drops a keyword argument: every rewrite of the table over ops whose keywords are not the usual ones."""
+"""No rewrite drops a keyword argument: every rewrite of the table over ops with keywords that are not the usual."""
 
 from __future__ import annotations
 

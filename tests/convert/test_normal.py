@@ -1,4 +1,4 @@
-"""The one form of captured graphs: what is brought to it computes the same, what cannot be is refused with a reason."""
+"""The one form of captured graphs: what is brought to it computes the same, the rest is refused with a reason."""
 
 from __future__ import annotations
 
