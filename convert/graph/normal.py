@@ -242,11 +242,21 @@ def _refuse_the_rest(module: fx.GraphModule) -> None:
                 f"{_where(node)} chooses what to compute while it runs ({node.target}): an artefact holds one "
                 "path. Decide it when the model is built."
             )
-        if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags:
+        if _draws_random_numbers(node):
             raise ExportError(
-                f"{_where(node)} draws random numbers ({node.target._opname}): a decoder that is exported gives "
+                f"{_where(node)} draws random numbers ({node.target}): a decoder that is exported gives "
                 "the same frames for the same latents. Take the noise as an input, or leave it out."
             )
+
+
+def _draws_random_numbers(node: fx.Node) -> bool:
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    # Attention with no dropout, and activations outside of training, only could.
+    given = dict(zip((argument.name for argument in node.target._schema.arguments), _arguments(node)))
+    return bool(given.get("dropout_p", given.get("training", True)))
 
 
 def _calls(module: fx.GraphModule) -> Iterator[fx.Node]:
