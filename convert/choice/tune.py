@@ -162,7 +162,8 @@ def tune(
     if missing := target.missing():
         install = f"pip install 'handheld[{target.extra}]'"
         raise ExportError(f"Target {target.name} needs {', '.join(missing)}: {install}.")
-    if reason := SESSIONS[target.runtime].unavailable():
+    session = SESSIONS[target.runtime]
+    if reason := session.unavailable() or session.untimed():
         raise ExportError(f"Target {target.name} cannot be measured here: {reason}")
     measured: dict[str, list[tuple[Features, float]]] = {kind: [] for kind in KINDS}
     for index, sample in enumerate(samples):

@@ -201,11 +201,12 @@ def test_every_rewrite_of_every_target_is_in_the_table_that_is_tested() -> None:
 def lowered_cases() -> list[Any]:
     """Parameters: a lowering of `lowerings`, and how many cases of each rewrite.
 
-    ExecuTorch takes seconds to lower a layer: there, one case of each rewrite is for every day, and all are slow.
+    ExecuTorch takes seconds to lower a layer, and Core AI's target has the rewrites of Core ML's: there, one case
+    of each rewrite is for every day, and all are slow.
     """
     rows = []
     for target, precision, rewrites in lowerings():
-        name, all_slow = f"{target}-{precision}", TARGETS[target].runtime == "executorch"
+        name, all_slow = f"{target}-{precision}", TARGETS[target].runtime in ("executorch", "coreai")
         marks = [pytest.mark.slow] if all_slow else []
         rows.append(pytest.param(target, precision, rewrites, None, id=name, marks=marks))
         if all_slow:

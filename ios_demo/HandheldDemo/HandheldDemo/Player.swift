@@ -1,6 +1,7 @@
 import CoreGraphics
 import CoreML
 import Foundation
+import HandheldCoreAI
 import HandheldCoreML
 import HandheldKit
 import SwiftUI
@@ -45,9 +46,9 @@ final class Player: ObservableObject {
         guard artifacts.isEmpty else { return }
         do {
             let bundle = try ModelBundle(folder: folder)
-            artifacts = bundle.manifest.artifacts.filter { $0.runtime == .coreml }
+            artifacts = bundle.manifest.artifacts.filter(\.isOfApple)
             guard let first = artifacts.first else {
-                throw BundleError(.missing, "\(name) holds no Core ML model. Export it with `--target ios`.")
+                throw BundleError(.missing, "\(name) holds no Core ML or Core AI model. Export it with `--target ios`.")
             }
             let golden = zip(bundle.shapes, bundle.manifest.artifacts[0].methods).map { shape, method in
                 Clip(source: .golden(shape), name: "Golden, \(method.outputs[0].map(String.init).joined(separator: "×"))")
@@ -99,7 +100,7 @@ final class Player: ObservableObject {
     private func opened() throws -> (ModelBundle, Manifest.Artifact) {
         let bundle = try ModelBundle(folder: folder)
         guard let artifact = bundle.manifest.artifacts.first(where: { $0.name == artifact }) else {
-            throw BundleError(.missing, "\(name) holds no Core ML model. Export it with `--target ios`.")
+            throw BundleError(.missing, "\(name) holds no Core ML or Core AI model. Export it with `--target ios`.")
         }
         return (bundle, artifact)
     }
@@ -107,8 +108,7 @@ final class Player: ObservableObject {
     private func playClip() async throws {
         let (bundle, artifact) = try opened()
         let latents = try bundle.latents(clip)
-        let decoder = try await openDecoder(
-            bundle, artifact, method: try artifact.shape(for: latents), computeUnits: computeUnits)
+        let decoder = try await loaded(bundle, artifact, method: try artifact.shape(for: latents), computeUnits)
         let playback = try await Playback(decoder, latents, isAhead: !isShortOfMemory)
         let clock = ContinuousClock()
         var due = clock.now
@@ -128,10 +128,11 @@ final class Player: ObservableObject {
         var measurement = ClipMeasurement()
         if case .golden(let shape) = clip { measurement.method = shape }
         let units = computeUnits
-        let profile = try await measurement.profile(bundle, artifact, unitsAsked: units.profileName) { clip in
+        let asked = artifact.runtime == .coreai ? CoreAIUnits(units).profileName : units.profileName
+        let profile = try await measurement.profile(bundle, artifact, unitsAsked: asked) { clip in
             self.meter.add(clip)
         } load: { method in
-            try await openDecoder(bundle, artifact, method: method, computeUnits: units)
+            try await loaded(bundle, artifact, method: method, units)
         }
         message = profile.subjects[0].error
         verdicts = (profile.subjects[0].parity ?? []).map { Verdict($0, artifact.tolerance) }
@@ -139,6 +140,37 @@ final class Player: ObservableObject {
         try profile.write(to: file)
         profileFile = file
     }
+}
+
+extension Manifest.Artifact {
+    fileprivate var isOfApple: Bool { runtime == .coreml || runtime == .coreai }
+}
+
+extension CoreAIUnits {
+    /// What is asked of Core AI where a person chose units of Core ML.
+    fileprivate init(_ units: MLComputeUnits) {
+        switch units {
+        case .cpuOnly: self = .cpuOnly
+        case .cpuAndGPU: self = .preferGPU
+        case .cpuAndNeuralEngine: self = .preferNeuralEngine
+        default: self = .all
+        }
+    }
+}
+
+/// Opens an artefact with the runtime that it is for.
+private func loaded(
+    _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, _ units: MLComputeUnits
+) async throws -> any ClipDecoder {
+    guard artifact.runtime == .coreai else {
+        return try await openDecoder(bundle, artifact, method: method, computeUnits: units)
+    }
+    #if canImport(CoreAI)
+        if #available(iOS 27.0, *) {
+            return try await openCoreAIDecoder(bundle, artifact, method: method, units: CoreAIUnits(units))
+        }
+    #endif
+    throw BundleError(.version, "\(artifact.name) needs iOS 27, and an app that was built with its SDK.")
 }
 
 /// A parity check as a person reads it.

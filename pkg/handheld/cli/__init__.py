@@ -47,7 +47,7 @@ app = typer.Typer(
     help=(
         "Take a generative model that does not fit a phone, and make it run there.\n\n"
         "The usual way: [bold]distill[/bold] a teacher's decoder into a small student, [bold]export[/bold] it to "
-        "Core ML, ExecuTorch and ONNX, [bold]verify[/bold] that each artefact computes the same, and "
+        "Core ML, Core AI, ExecuTorch and ONNX, [bold]verify[/bold] that each artefact computes the same, and "
         "[bold]profile[/bold] them side by side. [bold]demo[/bold] does all of it on clips that come with the "
         "package; [bold]doctor[/bold] says what is installed."
     ),

@@ -6,6 +6,9 @@ from .console import say, size, table
 
 LLM_PACKAGES = ("transformers", "tokenizers", "gguf")  # of the extra llm
 
+# Packages that are installed under another name than they are imported by.
+DISTRIBUTIONS = {"coreai": "coreai-core"}
+
 EPILOG = "Exits with status 1 if no target can be exported or no runtime can verify one."
 
 
@@ -28,7 +31,7 @@ def run() -> None:
 
     def version(package: str) -> str:
         try:
-            return importlib.metadata.version(package)
+            return importlib.metadata.version(DISTRIBUTIONS.get(package, package))
         except importlib.metadata.PackageNotFoundError:
             return "missing"
 

@@ -38,8 +38,8 @@ def run(
         typer.Option(
             "--target",
             "-t",
-            help="ios, ios16, ios18 (Core ML), ios-executorch (ExecuTorch with Core ML), android (ExecuTorch with "
-            "XNNPACK), android-vulkan (ExecuTorch with Vulkan) or onnx; repeatable.",
+            help="ios, ios16, ios18 (Core ML), ios27 (Core AI), ios-executorch (ExecuTorch with Core ML), android "
+            "(ExecuTorch with XNNPACK), android-vulkan (ExecuTorch with Vulkan) or onnx; repeatable.",
             show_default=False,
         ),
     ],
@@ -102,7 +102,7 @@ def run(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Lower a decoder to Core ML, ExecuTorch and ONNX.
+    """Lower a decoder to Core ML, Core AI, ExecuTorch and ONNX.
 
     Rewrites the graph for each target, checks the rewritten graph against the model, lowers it, and writes a
     bundle: manifest, model files and golden tensors. The bundle appears at once and whole; an interrupted export

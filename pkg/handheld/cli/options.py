@@ -32,8 +32,8 @@ Frames = Annotated[
 Shape = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
-        help="HEIGHTxWIDTHxFRAMES, in place of those three; repeatable on android, android-vulkan, ios-executorch "
-        "and ios18: one file for several shapes, which share the weights. The first is the primary one.",
+        help="HEIGHTxWIDTHxFRAMES, in place of those three; repeatable on android, android-vulkan, ios-executorch, "
+        "ios18 and ios27: one file for several shapes, which share the weights. The first is the primary one.",
         show_default=False,
     ),
 ]

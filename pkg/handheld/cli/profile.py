@@ -73,7 +73,7 @@ def run(
 
     Load time, first run, steady latency (median, p90, p99), frames per second and peak memory, each artefact in
     a fresh process, runs interleaved so that ratios hold on a noisy machine. These are figures of this host: they
-    say nothing about a phone.
+    say nothing about a phone. Core AI's interpreter for Linux is not timed.
 
     With --device android, bundle and runner go to a phone over adb, and what was measured comes back; the phone is
     left as it was. With --device ios, the app measures: over devicectl on a Mac, elsewhere by --import.

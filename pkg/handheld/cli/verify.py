@@ -28,7 +28,8 @@ def run(
 
     Replays the bundle's golden tensors through each artefact that this machine can run, each in a process of its
     own, and compares with the golden output under the artefact's stated tolerance. Core ML away from macOS is
-    verified by a reference evaluator, on the CPU: the program with its roundings, not a device. What cannot run
+    verified by a reference evaluator, on the CPU: the program with its roundings, not a device. Core AI away from
+    Apple's systems executes its CPU path: neither the Neural Engine nor the GPU. What cannot run
     here at all is named as not verified. Altered or truncated files fail by hash before they are loaded.
     Exits with status 1 if any artefact fails, and 2 if none could be verified.
     """
