@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,11 +14,10 @@ from handheld.files import save_tensors, write_text
 
 from . import hub
 from .errors import ModelError
+from .reading import PICKLED, load_pickled, weight_files
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
-_INDEX_NAME = WEIGHTS_NAME + ".index.json"
-_PICKLED = {".pth", ".pt", ".ckpt", ".bin"}
 
 # Where a pipeline of diffusers keeps its autoencoder.
 _PIPELINE_FOLDER = "vae"
@@ -50,38 +46,17 @@ def locate(source: str | Path, subfolder: str | None, local_files_only: bool) ->
             f"{path} has no {CONFIG_NAME}: a folder as save_pretrained writes it is needed, with {CONFIG_NAME} and "
             f"{WEIGHTS_NAME}, or the checkpoint file itself."
         )
-    return _weight_files(path), path / CONFIG_NAME
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    if not (folder / _INDEX_NAME).is_file():
-        files = [folder / WEIGHTS_NAME]
-    else:
-        table = read_json(folder / _INDEX_NAME).get("weight_map")
-        if not isinstance(table, dict) or not table:
-            raise ModelError(f"{folder / _INDEX_NAME} has no weight_map, the table of the checkpoint's parts.")
-        files = [folder / str(name) for name in sorted(set(table.values()))]
+    files = weight_files(path, WEIGHTS_NAME)
     if missing := [file.name for file in files if not file.is_file()]:
-        raise ModelError(f"{folder} has no {', '.join(missing)}: the weights are missing. Download them again.")
-    return files
+        raise ModelError(f"{path} has no {', '.join(missing)}: the weights are missing. Download them again.")
+    return files, path / CONFIG_NAME
 
 
 def _download(repo_id: str, subfolder: str | None, local_files_only: bool) -> Path:
     prefixes = [f"{subfolder}/"] if subfolder else ["", f"{_PIPELINE_FOLDER}/"]
-    names = (CONFIG_NAME, WEIGHTS_NAME, _INDEX_NAME, "diffusion_pytorch_model-*.safetensors")
+    names = (CONFIG_NAME, WEIGHTS_NAME, f"{WEIGHTS_NAME}.index.json", "diffusion_pytorch_model-*.safetensors")
     patterns = [prefix + name for prefix in prefixes for name in names]
     return hub.fetch(repo_id, patterns, f"{CONFIG_NAME} and {WEIGHTS_NAME}", local_files_only=local_files_only)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ModelError naming the file and what is wrong with it."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not a readable JSON configuration: {error}.") from error
-    if not isinstance(data, dict):
-        raise ModelError(f"{path} holds a JSON {type(data).__name__}; an object of settings is needed.")
-    return data
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -92,21 +67,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
     Raises ModelError for an unreadable file and for one that would need arbitrary unpickling.
     """
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = load_file(path)
-        elif path.suffix in _PICKLED:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        else:
-            raise ModelError(f"{path}: unknown kind {path.suffix!r}; .safetensors, .pth and .ckpt are read.")
-    except (SafetensorError, OSError, EOFError, RuntimeError) as error:
-        raise ModelError(f"{path} is corrupt, truncated or unreadable: {str(error).splitlines()[0]}") from error
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{path} holds more than tensors and is not loaded, as unpickling can run code. "
-            "Convert it to .safetensors where you trust it."
-        ) from error
-
+    if path.suffix in PICKLED:
+        state = load_pickled(path)
+    elif path.suffix == ".safetensors":
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is corrupt, truncated or unreadable: {error}") from error
+    else:
+        raise ModelError(f"{path}: unknown kind {path.suffix!r}; .safetensors, .pth and .ckpt are read.")
     if isinstance(state, Mapping) and ("ema_state_dict" in state or "state_dict" in state):
         nested = state.get("state_dict", {})
         state = state.get("ema_state_dict") or nested.get("gen_model", nested)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoint import load_weights, locate, read_json, read_state
+from ..checkpoint import load_weights, locate, read_state
 from ..decoder import Decoder
 from ..errors import ModelError
+from ..reading import read_json
 from ..statistics import LatentStatistics
 from .base import Config, Family, FamilyTable
 

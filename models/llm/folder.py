@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..hub import fetch, is_hub_id, names_on_hub
+from ..reading import load_pickled, open_safetensors, read_json, weight_files
 from .architectures import ARCHITECTURES, Architecture
 from .checkpoint import Checkpoint, TokenizerFiles
 from .config import DecoderConfig
@@ -69,45 +67,25 @@ class _Weights:
 
 
 def _open_safetensors(file: Path) -> dict[str, Callable[[str], Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        opened = safe_open(file, "pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{file} is not a whole safetensors file ({error}). Copy or download it again.") from error
+    opened = open_safetensors(file)
     return dict.fromkeys(opened.keys(), opened.get_tensor)
 
 
 def _open_pickled(file: Path) -> dict[str, Callable[[str], Tensor]]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{file} holds more than tensors and is not loaded, as unpickling can run code. Convert it to "
-            "safetensors where you trust it."
-        ) from error
-    except (OSError, EOFError, RuntimeError) as error:
-        raise ModelError(f"{file} is corrupt or truncated ({str(error).splitlines()[0]}).") from error
+    state = load_pickled(file, mmap=True)
+    if not isinstance(state, dict):
+        raise ModelError(f"{file} holds a {type(state).__name__}; a dict of tensors by name is needed.")
     return {name: state.__getitem__ for name, value in state.items() if isinstance(value, Tensor)}
 
 
 def _files(folder: Path) -> list[Path]:
     for name in _WEIGHTS:
-        index = folder / f"{name}.index.json"
-        if index.is_file():
-            table = _read_json(index).get("weight_map")
-            if (
-                not isinstance(table, dict)
-                or not table
-                or not all(isinstance(file, str) for file in table.values())
-            ):
-                raise ModelError(f"{index} has no weight_map.")
-            files = [folder / Path(file).name for file in sorted(set(table.values()))]
-            if missing := [file.name for file in files if not file.is_file()]:
-                raise ModelError(f"{folder} lacks {', '.join(missing)}, which {index.name} lists.")
-            return files
-        if (folder / name).is_file():
-            return [folder / name]
+        files = weight_files(folder, name)
+        if files == [folder / name] and not files[0].is_file():
+            continue
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ModelError(f"{folder} lacks {', '.join(missing)}, which {name}.index.json lists.")
+        return files
     raise ModelError(f"{folder} has no {' and no '.join(_WEIGHTS)}. Save the model with save_pretrained.")
 
 
@@ -129,18 +107,8 @@ def _fetch_weights(hub_id: str) -> Path:
     return fetch(hub_id, [*_SMALL_FILES, "pytorch_model*.bin" if pickled else "model*.safetensors"], _NEEDED)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a JSON {type(content).__name__}; an object is needed.")
-    return content
-
-
 def _architecture(folder: Path) -> Architecture:
-    content = _read_json(folder / "config.json")
+    content = read_json(folder / "config.json")
     names = content.get("architectures") or []
     if "quantization_config" in content:
         raise ModelError(f"{folder} is a quantised checkpoint. Give the unquantised one, or a GGUF file.")
@@ -168,7 +136,7 @@ def _config(folder: Path, architecture: Architecture) -> DecoderConfig:
         raise ModelError(f"{folder / 'config.json'} does not describe a usable model: {error}.") from error
     found = architecture.config(config)
     generation = folder / "generation_config.json"
-    eos = _read_json(generation).get("eos_token_id") if generation.is_file() else None
+    eos = read_json(generation).get("eos_token_id") if generation.is_file() else None
     if eos is None:
         return found
     return replace(found, eos=tuple(eos) if isinstance(eos, list) else (eos,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..hub import fetch, is_hub_id
 from ..latents import LatentSpec
+from ..reading import PICKLED, open_safetensors, read_json, weight_files
 from ._diffusers import quiet, vae_class
 from .base import Teacher, TeacherInfo
 
@@ -106,18 +106,8 @@ def _find(info: TeacherInfo, source: str | Path, *, weights: bool = False) -> Pa
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file} cannot be read as JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a JSON {type(content).__name__}; an object is needed.")
-    return content
-
-
 def _read_config(folder: Path, info: TeacherInfo, names: Mapping[str, str]) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     given = str(config.get("_class_name"))
     if given != info.diffusers_class:
         fits = f"Use teacher `{names[given]}`." if given in names else f"Teachers: {', '.join(names.values())}."
@@ -148,28 +138,14 @@ def _spec_of_config(cls: Any, config: dict[str, Any], folder: Path, info: Teache
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, each of them whole."""
-    from safetensors import SafetensorError, safe_open
-
-    index = folder / _INDEX
-    if index.is_file():
-        table = _read_json(index).get("weight_map")
-        if not isinstance(table, dict) or not table:
-            raise ModelError(f"{index} has no weight_map.")
-        files = [folder / name for name in sorted(set(table.values()))]
-    else:
-        files = [folder / _WEIGHTS]
+    files = weight_files(folder, _WEIGHTS)
     for file in files:
         if not file.is_file():
-            pickled = sorted(x.name for x in folder.iterdir() if x.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+            pickled = sorted(x.name for x in folder.iterdir() if x.suffix in PICKLED)
             hint = f" {', '.join(pickled)} would have to be unpickled: convert to safetensors." if pickled else ""
             raise ModelError(f"{folder} has no {file.name}.{hint}")
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise ModelError(
-                f"{file} is not a whole safetensors file ({error}). Copy or download it again."
-            ) from error
+        with open_safetensors(file):
+            pass
     return files
 
 

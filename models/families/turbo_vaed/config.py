@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checkpoint import read_json
 from ...errors import ModelError
 from ...fields import read_fields
 from ...latents import LatentSpec
+from ...reading import read_json
 
 # Keys of the released JSON (hustvl/Turbo-VAED, configs/) that say nothing about the decoder's function:
 # the encoder side, and the heads that only training uses.
