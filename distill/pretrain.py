@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from . import checkpoint
-from .data import ClipRule, Span, cut, decode, draw, generator, scan, to_frames
+from .data import ClipRule, Span, decode, draw, from_pixels, generator, pixels_of, scan
 from .data.videos import Footage, VideoSet
 from .errors import DataError, RecipeError
 from .loop import Loop, LoopSettings
@@ -133,7 +133,7 @@ def batch(footage: Footage, data: PretrainData, seed: int, step: int) -> Tensor:
     for _ in range(data.batches[which]):
         video = int(rng.choice(len(footage.arrays), p=weights / weights.sum()))
         span = Span(video, 0, len(footage.arrays[video]))
-        clip = to_frames(cut(footage, draw(rng, footage, [span], rule), frames=data.frames, crop=size))
+        clip = from_pixels(pixels_of(footage, draw(rng, footage, [span], rule), frames=data.frames, crop=size))
         clips.append(augment(clip, rng))
     return torch.stack(clips)
 
@@ -278,7 +278,7 @@ def held_out_clips(folder: Path, cache: Path) -> dict[str, Tensor]:
     for path, array in zip(footage.paths, footage.arrays):
         top, left = ((side - _HELD_OUT_SIZE) // 2 for side in array.shape[1:3])
         window = array[_HELD_OUT_START:stop, top : top + _HELD_OUT_SIZE, left : left + _HELD_OUT_SIZE]
-        clips[path.name] = to_frames(torch.from_numpy(np.array(window)).permute(3, 0, 1, 2)[None])
+        clips[path.name] = from_pixels(torch.from_numpy(np.array(window)).permute(3, 0, 1, 2)[None])
     return clips
 
 
@@ -287,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("recipe", help="a recipe of kind: pretrain, or the name of a shipped one")
     parser.add_argument("--videos", type=Path, required=True, help="folder of the recipe's videos")
-    parser.add_argument("--held-out", type=Path, help="folder of videos to evaluate on")
+    parser.add_argument("--held-out", type=Path, help="folder of videos to score on")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint, metrics and the teacher")
     arguments = parser.parse_args()
     recipe = parse_recipe(arguments.recipe, PretrainRecipe)

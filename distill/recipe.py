@@ -66,7 +66,7 @@ class DataSection:
         videos: video files and folders of them; the command line may give them instead.
         held_out: share of the videos that is never trained on (whole videos where the share is worth at least one,
             else the end of every video), or a folder of held-out videos.
-        held_out_clips: at most so many clips are evaluated.
+        held_out_clips: at most so many clips are scored.
         held_out_crop: height and width of those clips; null means `crop`.
         frames: frames per clip.
         crop: height and width of a clip in pixels.
@@ -160,7 +160,7 @@ class OptimSection:
         accumulate: forward passes per optimizer step.
         warmup_steps: steps over which the learning rate rises linearly to `lr`.
         schedule: what follows: `constant`, or `cosine` down to 0 at the last step.
-        ema_decay: decay of the averaged weights, which are what is evaluated and kept. It rises to this value as
+        ema_decay: decay of the averaged weights, which are what is scored and kept. It rises to this value as
             (1 + step) / (10 + step), so that short runs are not dominated by the initial weights.
         clip_grad_norm: gradients are scaled down to this norm; null for never.
         precision: arithmetic of the student's forward pass (weights and losses are fp32).
@@ -186,7 +186,7 @@ class OptimSection:
 
 @dataclass(frozen=True)
 class LogSection:
-    """How often the student is evaluated and saved, in optimizer steps (both happen after the last step too)."""
+    """How often the student is scored and saved, in optimizer steps (both happen after the last step too)."""
 
     eval_every: Count = 500
     save_every: Count = 500

@@ -28,8 +28,8 @@ from .data import (
     load,
 )
 from .errors import DistillError, RecipeError
-from .evaluate import HeldOut
 from .features import FeatureLoss
+from .held_out import HeldOut
 from .losses import DistillLoss
 from .metrics import Scores
 from .perceptual import PERCEPTUAL, PerceptualLoss
@@ -105,7 +105,7 @@ def distill(
             partial(progress.on_stage, "encoding held-out clips"),
         )
 
-        def evaluate(model: Decoder, step: int) -> None:
+        def score(model: Decoder, step: int) -> None:
             scores = held_out.score(model)
             values = {"student": schema.plain(scores), "teacher": schema.plain(held_out.teacher_scores)}
             folder.record({"kind": "eval", "step": step, **values})
@@ -119,7 +119,7 @@ def distill(
             data=split.fingerprint,
             folder=folder.checkpoint,
             record=folder.record,
-            evaluate=evaluate,
+            score=score,
             progress=progress,
         )
         if resume and checkpoint.exists(folder.checkpoint):

@@ -29,7 +29,7 @@ class Trainer(Loop[Decoder]):
         data: fingerprint of the videos; a checkpoint of other videos is refused.
         folder: where the checkpoint is.
         record: takes one metrics record (a step or an evaluation).
-        evaluate: called with the averaged student and the step.
+        score: called with the averaged student and the step.
         progress: told of every step.
     """
 
@@ -43,7 +43,7 @@ class Trainer(Loop[Decoder]):
         data: str,
         folder: Path,
         record: Callable[[dict[str, object]], None],
-        evaluate: Callable[[Decoder, int], None],
+        score: Callable[[Decoder, int], None],
         progress: Progress,
     ) -> None:
         optim, log = recipe.optim, recipe.log
@@ -69,7 +69,7 @@ class Trainer(Loop[Decoder]):
             command=f"handheld distill --out {folder.parent} --resume",
         )
         super().__init__("student", student, {"loss": loss}, optimizer, settings, record=record, progress=progress)
-        self._loss, self._batches, self._evaluate = loss, batches, evaluate
+        self._loss, self._batches, self._score = loss, batches, score
         self._device = next(student.parameters()).device
         self._bf16 = optim.precision == "bf16"
 
@@ -80,7 +80,7 @@ class Trainer(Loop[Decoder]):
             return self._loss(frames, batch.frames, features, batch.features)
 
     def score(self, model: Decoder, step: int) -> None:
-        self._evaluate(model, step)
+        self._score(model, step)
 
 
 def learning_rate(optim: OptimSection, step: int) -> float:

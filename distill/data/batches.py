@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from .clips import ClipRule, Span, cut, draw, generator, to_frames
+from .clips import ClipRule, Span, draw, from_pixels, generator, pixels_of
 from .pool import Pool, teacher_features
 from .videos import Footage
 
@@ -63,8 +63,8 @@ class TeacherBatches:
         pixels = []
         for number in range(index * self.batch_size, (index + 1) * self.batch_size):
             clip = draw(generator(self.seed, LIVE, number), self.footage, self.spans, self.rule)
-            pixels.append(cut(self.footage, clip, frames=self.rule.frames, crop=self.rule.crop))
-        frames = to_frames(torch.stack(pixels).to(self.device))
+            pixels.append(pixels_of(self.footage, clip, frames=self.rule.frames, crop=self.rule.crop))
+        frames = from_pixels(torch.stack(pixels).to(self.device))
         latents = self.teacher.encode(frames)
         return Batch(frames, latents, teacher_features(self.teacher, latents, self.taps))
 
@@ -92,7 +92,7 @@ class PoolBatches:
             for number in range(index * self.batch_size, (index + 1) * self.batch_size)
         ]
         joined = {name: torch.stack([entry[name] for entry in entries]).to(self.device) for name in entries[0]}
-        frames, latents = to_frames(joined.pop("frames")), joined.pop("latents")
+        frames, latents = from_pixels(joined.pop("frames")), joined.pop("latents")
         features = joined or teacher_features(self.teacher, latents, self.taps)
         return Batch(frames, latents, features)
 

@@ -1,4 +1,4 @@
-"""Which pixels a clip is: drawing clips at random, and cutting them out of decoded videos."""
+"""Where clips are in decoded videos: drawing such places at random, and reading their pixels."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class ClipRule:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip: `video[start :: stride]`, the square of `side` pixels at (`top`, `left`), perhaps mirrored."""
+class ClipPlace:
+    """Where a clip is: `video[start :: stride]`, the square of `side` pixels at (`top`, `left`), maybe mirrored."""
 
     video: int
     start: int
@@ -59,7 +59,7 @@ def generator(*entropy: int) -> np.random.Generator:
     return np.random.default_rng(entropy)
 
 
-def draw(rng: np.random.Generator, footage: Footage, spans: Sequence[Span], rule: ClipRule) -> Clip:
+def draw(rng: np.random.Generator, footage: Footage, spans: Sequence[Span], rule: ClipRule) -> ClipPlace:
     """A random clip: every span is equally likely, and within it every start, stride and place.
 
     With `rule.zoom` the logarithm of the square's side is uniform between the crop and the frame's short side.
@@ -76,10 +76,10 @@ def draw(rng: np.random.Generator, footage: Footage, spans: Sequence[Span], rule
     if rule.zoom:
         side = round(math.exp(rng.uniform(math.log(side), math.log(min(height, width)))))
     top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
-    return Clip(span.video, start, stride, top, left, side, flip=rule.flip and bool(rng.integers(2)))
+    return ClipPlace(span.video, start, stride, top, left, side, flip=rule.flip and bool(rng.integers(2)))
 
 
-def spread(footage: Footage, spans: Sequence[Span], rule: ClipRule, count: int) -> list[Clip]:
+def spread(footage: Footage, spans: Sequence[Span], rule: ClipRule, count: int) -> list[ClipPlace]:
     """At most `count` fixed clips that do not overlap: lowest stride, middle of the frame, not mirrored.
 
     Spans take turns, and within a span the clips are as far apart as they can be. With `rule.zoom` their scale is
@@ -96,11 +96,13 @@ def spread(footage: Footage, spans: Sequence[Span], rule: ClipRule, count: int) 
         side = round(math.sqrt(rule.crop * min(height, width))) if rule.zoom else rule.crop
         for index in range(number):
             start = span.start + index * (len(span) // number) + (len(span) // number - rule.length) // 2
-            clips.append(Clip(span.video, start, rule.stride[0], (height - side) // 2, (width - side) // 2, side))
+            clips.append(
+                ClipPlace(span.video, start, rule.stride[0], (height - side) // 2, (width - side) // 2, side)
+            )
     return clips
 
 
-def cut(footage: Footage, clip: Clip, *, frames: int, crop: int) -> Tensor:
+def pixels_of(footage: Footage, clip: ClipPlace, *, frames: int, crop: int) -> Tensor:
     """The pixels of a clip: uint8 RGB (3, T, crop, crop)."""
     stop = clip.start + (frames - 1) * clip.stride + 1
     rows, columns = slice(clip.top, clip.top + clip.side), slice(clip.left, clip.left + clip.side)
@@ -116,7 +118,7 @@ def cut(footage: Footage, clip: Clip, *, frames: int, crop: int) -> Tensor:
     return pixels.permute(1, 0, 2, 3).contiguous()
 
 
-def to_frames(pixels: Tensor) -> Tensor:
+def from_pixels(pixels: Tensor) -> Tensor:
     """uint8 [0, 255] to float32 [-1, 1]."""
     return pixels.float() / 127.5 - 1
 

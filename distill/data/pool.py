@@ -14,7 +14,7 @@ from torch import Tensor
 from handheld.files import save_tensors
 
 from ..errors import DistillError
-from .clips import ClipRule, cut, draw, generator, to_frames
+from .clips import ClipRule, draw, from_pixels, generator, pixels_of
 from .split import Split
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ def build_pool(
             on_clip(index, total)
             span = split.train[index % len(split.train)]
             clip = draw(generator(seed, POOL, index), split.footage, [span], rule)
-            pixels = cut(split.footage, clip, frames=rule.frames, crop=rule.crop)
-            entry = {"frames": pixels, **_teach(teacher, to_frames(pixels.to(device))[None], taps)}
+            pixels = pixels_of(split.footage, clip, frames=rule.frames, crop=rule.crop)
+            entry = {"frames": pixels, **_teach(teacher, from_pixels(pixels.to(device))[None], taps)}
             tensors |= {f"{index - first}.{name}": tensor.cpu() for name, tensor in entry.items()}
         metadata = {"handheld": json.dumps({"key": key, "sha256": _digest(tensors)})}
         save_tensors(shard, tensors, DistillError, metadata=metadata, make_folder=True)

@@ -12,7 +12,7 @@ from handheld.files import save_tensors, write_text
 from handheld.models import Decoder
 
 from ..errors import DistillError
-from ..evaluate import HeldOut
+from ..held_out import HeldOut
 from ..metrics import Scores
 from ..recipe import Recipe
 from ..run_folder import FORMAT_VERSION, RunFolder

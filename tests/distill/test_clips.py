@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from handheld.distill import DataError
 from handheld.distill.data import (
-    Clip,
+    ClipPlace,
     ClipRule,
     Footage,
     Span,
-    cut,
     draw,
+    from_pixels,
     generator,
     load,
+    pixels_of,
     spread,
-    to_frames,
     to_pixels,
 )
 from handheld.distill.recipe import DataSection
@@ -68,17 +68,17 @@ def test_every_choice_varies():
 
 
 def test_a_cut_clip_has_the_pixels_that_it_names():
-    pixels = cut(footage_of(30), Clip(0, 3, 2, 4, 6, 16), frames=5, crop=16)
+    pixels = pixels_of(footage_of(30), ClipPlace(0, 3, 2, 4, 6, 16), frames=5, crop=16)
     assert pixels.shape == (3, 5, 16, 16)
     assert pixels[0, :, 0, 0].tolist() == [3, 5, 7, 9, 11]
     assert pixels[1, 0, :, 0].tolist() == list(range(4, 20))
     assert pixels[2, 0, 0].tolist() == list(range(6, 22))
-    mirrored = cut(footage_of(30), Clip(0, 3, 2, 4, 6, 16, flip=True), frames=5, crop=16)
+    mirrored = pixels_of(footage_of(30), ClipPlace(0, 3, 2, 4, 6, 16, flip=True), frames=5, crop=16)
     assert torch.equal(mirrored, pixels.flip(-1))
 
 
 def test_a_zoomed_clip_is_resized_to_the_crop():
-    pixels = cut(footage_of(30), Clip(0, 0, 1, 0, 0, 24), frames=5, crop=12)
+    pixels = pixels_of(footage_of(30), ClipPlace(0, 0, 1, 0, 0, 24), frames=5, crop=12)
     assert pixels.shape == (3, 5, 12, 12)
     # Columns 0..23 in pairs have the means 0.5, 2.5, ...; the border is off by what the filter cuts there.
     assert pixels[2, 0, 0].float().sub(torch.arange(12) * 2 + 0.5).abs().max() <= 1
@@ -86,8 +86,8 @@ def test_a_zoomed_clip_is_resized_to_the_crop():
 
 def test_pixels_and_frames_convert_into_each_other():
     pixels = torch.arange(256, dtype=torch.uint8)
-    assert torch.equal(to_pixels(to_frames(pixels)), pixels)
-    assert to_frames(pixels)[[0, -1]].tolist() == [-1, 1]
+    assert torch.equal(to_pixels(from_pixels(pixels)), pixels)
+    assert from_pixels(pixels)[[0, -1]].tolist() == [-1, 1]
     assert to_pixels(torch.tensor([-3.0, 3.0])).tolist() == [0, 255]
 
 

@@ -12,8 +12,8 @@ from handheld.distill.data import (
     TeacherBatches,
     build_pool,
     clip_rule,
+    from_pixels,
     load,
-    to_frames,
 )
 from handheld.distill.recipe import DataSection
 
@@ -72,7 +72,7 @@ def test_a_pool_entry_is_what_the_teacher_makes_of_its_frames(build: Builder, to
     teacher = toy.ToyTeacher()
     for index in (0, 16, 17):  # both shards
         entry = pool[index]
-        latents = teacher.encode(to_frames(entry["frames"])[None])
+        latents = teacher.encode(from_pixels(entry["frames"])[None])
         features = teacher.decode_with_features(latents)[1]
         assert torch.equal(entry["latents"], latents[0])
         assert all(torch.equal(entry[tap], features[tap][0]) for tap in TAPS)

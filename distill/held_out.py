@@ -1,4 +1,4 @@
-"""Held-out clips: what the teacher makes of them once, and what the student makes of them whenever it is asked."""
+"""Held-out clips: the teacher's latents and scores, computed once, and the scores of a student at any time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from handheld.models import Decoder
 
-from .data import Clip, ClipRule, Split, cut, spread, to_frames, to_pixels
+from .data import ClipPlace, ClipRule, Split, from_pixels, pixels_of, spread, to_pixels
 from .metrics import Scores, mean, score
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ class HeldOut:
             "student_frames": torch.cat([to_pixels(student(z[None])).cpu() for z in latents]),
         }
 
-    def _pixels(self, clip: Clip) -> Tensor:
-        return cut(self.split.footage, clip, frames=self.rule.frames, crop=self.rule.crop)
+    def _pixels(self, clip: ClipPlace) -> Tensor:
+        return pixels_of(self.split.footage, clip, frames=self.rule.frames, crop=self.rule.crop)
 
-    def _frames(self, clip: Clip) -> Tensor:
-        return to_frames(self._pixels(clip).to(self.device))[None]
+    def _frames(self, clip: ClipPlace) -> Tensor:
+        return from_pixels(self._pixels(clip).to(self.device))[None]
