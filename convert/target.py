@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from handheld.runtime.manifest import Tolerance
 
-from .choice.choose import rewrites_of, with_costs, without
+from .choice.choose import Choice, rewrites_of, with_costs, without
 from .choice.costs import CostTable
 from .errors import ExportError
 from .graph.limits import Limits
@@ -173,6 +173,24 @@ class Target:
         if name not in self.precisions:
             raise ExportError(f"Target {self.name} has no precision {name!r}; it has {', '.join(self.precisions)}.")
         return self.precisions[name]
+
+
+def choose_by(targets: Sequence[Target], table: CostTable) -> list[Target]:
+    """The targets, with the choices of those that choose by a table of its runtime made by this table.
+
+    Raises ExportError where no target does.
+    """
+    able = [t for t in targets if any(_chooses_by(p.rewrites, table) for p in t.precisions.values())]
+    if not able:
+        raise ExportError(
+            f"The cost table is for {table.runtime}; none of {', '.join(t.name for t in targets)} makes a choice "
+            f"by such a table. Make one with `handheld tune {targets[0].name}`."
+        )
+    return [target.with_costs(table) if target in able else target for target in targets]
+
+
+def _chooses_by(passes: Sequence[Pass], table: CostTable) -> bool:
+    return any(isinstance(step, Choice) and step.costs().runtime == table.runtime for step in passes)
 
 
 def leave_out(targets: Sequence[Target], names: Collection[str]) -> list[Target]:

@@ -5,7 +5,7 @@ Seen on the given latents, in fp32: sums inside an op, which runtimes keep in fp
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,13 @@ class Beyond:
         where = f"{self.op} {self.node}" + (f" of {self.module}" if self.module else "")
         infinite = not self.value <= LARGEST_FP16
         return f"{where} reaches {self.value:.4g}{', infinite in fp16' if infinite else ''}"
+
+
+def texts(settings: Mapping[str, Any], most: int = 5) -> list[str]:
+    """An artefact's `settings["beyond_fp16"]` for people: a line for each of the first `most` ops."""
+    found = [Beyond(**one) for one in settings.get("beyond_fp16", ())]
+    more = [f"and {len(found) - most} ops more, see the manifest"] if len(found) > most else []
+    return [f"Beyond or near the end of fp16's range (65504): {one}" for one in found[:most]] + more
 
 
 def beyond_fp16(graph: fx.GraphModule, clips: Iterable[tuple[Tensor, ...]]) -> tuple[Beyond, ...]:

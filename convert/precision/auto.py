@@ -71,6 +71,7 @@ def export_smallest(
     name: str,
     provenance: Mapping[str, Any],
     overwrite: bool = False,
+    validate: bool = False,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Bundle:
     """`pipeline.export` with a precision of its own for each target: the smallest artefact that is good enough.
@@ -105,6 +106,7 @@ def export_smallest(
                     calibration=calibration,
                     name=name,
                     provenance=provenance,
+                    validate=validate,
                     progress=progress,
                 )
 

@@ -117,6 +117,12 @@ def open_source(
     """
     path = Path(source)
     if source in PRESETS:
+        for option, value in (("--config", config), ("--subfolder", subfolder)):
+            if value is not None:
+                raise ModelError(
+                    f"{option} {value} goes with a checkpoint; {source} is a preset, which has its own. Name the "
+                    f"checkpoint in place of {source}, or leave {option} out."
+                )
         torch.manual_seed(seed)
         provenance = {"source": "preset", "preset": source, "causal": causal, "weights": "random", "seed": seed}
         return Source(source, TurboVAEDecoder.from_preset(source, causal=causal), provenance)

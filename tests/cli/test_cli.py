@@ -297,6 +297,14 @@ def _not_a_run(tmp: Path, bundle: Path) -> list:
     return ["export", tmp, "-t", "onnx", "-o", tmp / "made"]
 
 
+def _config_of_a_preset(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "--config", "ltx", "-t", "onnx", "-o", tmp / "made"]
+
+
+def _unknown_rewrite(tmp: Path, bundle: Path) -> list:
+    return ["export", "tiny", "--without", "conv3d_tabs", "-t", "onnx", "-o", tmp / "made"]
+
+
 def _impossible_size(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "onnx", "--height", 33, "--frames", 4, "-o", tmp / "made"]
 
@@ -389,6 +397,8 @@ def test_check_needs_no_package_of_the_target(handheld: Run, monkeypatch: pytest
         (_unwritable_report, ["report.json cannot be written"]),
         (_no_recipe, ["Give a recipe"]),
         (_not_a_run, ["config.json"]),
+        (_config_of_a_preset, ["--config ltx", "tiny is a preset"]),
+        (_unknown_rewrite, ["No rewrite conv3d_tabs", "conv3d_taps"]),
         (_impossible_size, ["height=33", "nearest: 32 and 40", "frames=4", "nearest: 3 and 5"]),
         (_malformed_shape, ["--shape 16x16", "HEIGHTxWIDTHxFRAMES"]),
         (_shape_twice, ["--shape 016x16x3 is given twice"]),

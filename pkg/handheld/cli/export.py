@@ -97,6 +97,16 @@ def run(
             show_default="the one that comes with the target",
         ),
     ] = None,
+    without: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Rewrite to leave out, as docs/rewrites.md names it; repeatable.", show_default=False),
+    ] = None,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate", help="Check each rewrite's result at each place as it is applied; a wrong one is named."
+        ),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print what each layer was lowered to, from among what, and why.")
     ] = False,
@@ -111,6 +121,7 @@ def run(
     from handheld.convert import resolve_targets
     from handheld.convert.choice.costs import read_table
     from handheld.convert.precision.auto import AUTO, DEFAULT_MIN_PSNR_DB
+    from handheld.convert.target import choose_by, leave_out
 
     if min_psnr is not None and precision != AUTO:
         raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
@@ -130,7 +141,8 @@ def run(
     targets = resolve_targets(target, "fp32" if floor is not None else precision)
     if costs:
         measured = read_table(costs)
-        targets = [target.with_costs(measured) for target in targets]
+        targets = choose_by(targets, measured)
+    targets = leave_out(targets, without or ())
     from handheld.sources import open_source
 
     with status(f"Loading {source}"):
@@ -144,7 +156,8 @@ def run(
                 f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
                 f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
             )
-    bundle = out or Path(f"{Path(source).name}-bundle")
+    # The name of the folder itself, for a source such as `.`.
+    bundle = out or Path(f"{Path(source).name or Path(source).resolve().name}-bundle")
     (latents, origin), *more = examples
     cuts = None
     if stream:
@@ -165,7 +178,11 @@ def run(
         if not more and latents.shape[2] > 1:  # the other end of the lengths, to be verified too
             more = [(latents[:, :, :1].contiguous(), f"the first frame of {origin}")]
     exported = export_and_show(
-        opened, latents, origin, targets, precision, bundle, overwrite, min_psnr_db=floor, more=more, cuts=cuts
+        *(opened, latents, origin, targets, precision, bundle, overwrite),
+        min_psnr_db=floor,
+        more=more,
+        cuts=cuts,
+        validate=validate,
     )
     if explain:
         for artifact in exported.artifacts:
@@ -209,6 +226,7 @@ def export_and_show(
     min_psnr_db: float | None = None,
     more: Sequence[tuple[Tensor, str]] = (),
     cuts: Sequence[PassCut] | None = None,
+    validate: bool = False,
 ) -> Bundle:
     """Export a source, show what was done, and return the bundle.
 
@@ -217,8 +235,10 @@ def export_and_show(
         min_psnr_db: for precision auto.
         more: examples in further shapes; not for precision auto.
         cuts: of a decoder that is exported for streaming.
+        validate: check each place of each rewrite.
     """
     from handheld.convert import export, export_smallest
+    from handheld.convert.graph.ranges import texts as beyond_fp16_texts
 
     spec = opened.spec
     for example, where in ((latents, origin), *more):
@@ -243,9 +263,14 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        how: dict[str, Any] = {"precision": precision, "more": [example for example, _ in more], "stream": cuts}
+        how: dict[str, Any] = {
+            "precision": precision,
+            "more": [example for example, _ in more],
+            "stream": cuts,
+            "validate": validate,
+        }
         if min_psnr_db is not None:
-            how = {"min_psnr_db": min_psnr_db}
+            how = {"min_psnr_db": min_psnr_db, "validate": validate}
         calibration = {"calibration_latents": what} if calibrated else {}
         bundle = (export if min_psnr_db is None else export_smallest)(
             opened.model,
@@ -288,6 +313,8 @@ def export_and_show(
         for record in artifact.rewrites:
             for refusal in record.refused:
                 say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
+        for text in beyond_fp16_texts(artifact.settings):
+            say(f"  {text}")
     return bundle
 
 

@@ -19,15 +19,17 @@ Source = Annotated[
 ]
 Height = Annotated[
     Optional[int],  # noqa: UP045  typer reads this at run time
-    typer.Option(help="Frame height in pixels.", show_default="the run's, else 256"),
+    typer.Option(min=1, help="Frame height in pixels.", show_default="the run's, else 256"),
 ]
 Width = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Frame width in pixels.", show_default="the run's, else 256"),
+    typer.Option(min=1, help="Frame width in pixels.", show_default="the run's, else 256"),
 ]
 Frames = Annotated[
     Optional[int],  # noqa: UP045
-    typer.Option(help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"),
+    typer.Option(
+        min=1, help="Frames of the clip; lengths depend on the latent space.", show_default="the run's, else 9"
+    ),
 ]
 Shape = Annotated[
     Optional[list[str]],  # noqa: UP045

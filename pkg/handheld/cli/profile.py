@@ -230,7 +230,10 @@ def _subjects(bundle: Bundle, artifacts: Sequence[Artifact], with_teacher: bool,
 def _run_pictures(bundle: Bundle) -> tuple[list[tuple[str, Path]], dict[str, dict[str, float]]]:
     """Pictures and quality table of the run that the bundle was exported from, where it still is."""
     provenance = bundle.manifest.provenance
-    folder = Path(provenance.get("run", ""))
+    if "run" not in provenance:
+        # Not "": that is the current folder, whose pictures are of something else.
+        return [], {}
+    folder = Path(provenance["run"])
     pictures = (
         ("Original, teacher and student on held-out clips", "frames.png"),
         ("Losses", "plots/loss.png"),

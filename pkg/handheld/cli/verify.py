@@ -55,6 +55,14 @@ def verdicts_of(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdi
     return with_reference(bundle, verdicts)
 
 
+def _golden_latents(bundle: Bundle) -> str:
+    """What the golden input is. Random values stay where clamps and norms are harmless; real ones may not."""
+    origin = str(bundle.manifest.provenance.get("golden_latents", "not recorded"))
+    random = origin.startswith(("standard normal", "normal with"))
+    hint = "; random values hide faults: export with --calibration FILE for real ones" if random else ""
+    return f"Golden latents: {origin}{hint}."
+
+
 def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdict]:
     """Verify a bundle, print the table and the reasons, and return the verdicts."""
     from rich.text import Text
@@ -77,6 +85,7 @@ def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[V
             for v in verdicts
         ],
     )
+    say(_golden_latents(bundle))
     for v in verdicts:
         if v.reason:
             say(f"{v.artifact.name}: {v.reason}")
