@@ -12,6 +12,7 @@ from handheld.models import Decoder
 
 from .data import ClipPlace, ClipRule, Split, from_pixels, pixels_of, spread, to_pixels
 from .metrics import Scores, mean, score
+from .student import decoded
 
 if TYPE_CHECKING:
     from handheld.models.teachers import Teacher
@@ -62,7 +63,10 @@ class HeldOut:
     def score(self, student: Decoder) -> Scores:
         """Scores of a student, averaged over the clips."""
         return mean(
-            [score(student(z), self._frames(clip)) for z, clip in zip(self.latents, self.clips, strict=True)]
+            [
+                score(decoded(student, z)[0], self._frames(clip))
+                for z, clip in zip(self.latents, self.clips, strict=True)
+            ]
         )
 
     @torch.no_grad()
@@ -74,7 +78,7 @@ class HeldOut:
             "latents": latents.float().cpu(),
             "frames": torch.stack([self._pixels(self.clips[index]) for index in self.samples]),
             "teacher_frames": torch.cat(self._teacher_samples),
-            "student_frames": torch.cat([to_pixels(student(z[None])).cpu() for z in latents]),
+            "student_frames": torch.cat([to_pixels(decoded(student, z[None])[0]).cpu() for z in latents]),
         }
 
     def _pixels(self, clip: ClipPlace) -> Tensor:

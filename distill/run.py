@@ -36,6 +36,7 @@ from .perceptual import PERCEPTUAL, PerceptualLoss
 from .progress import LoggedProgress, Progress
 from .recipe import Recipe, StudentSection, parse_recipe
 from .run_folder import RunFolder
+from .student import adopt_statistics
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def distill(
         student = student if student is not None else build_student(recipe.student)
         teacher = teacher if teacher is not None else _load_teacher(recipe)
         latent_shape = _check_models(recipe, teacher, student)
+        adopt_statistics(student, getattr(teacher, "statistics", None))
         student, teacher = student.to(device).train(), teacher.to(device)
 
         split = load(recipe.data, folder.cache / "videos", partial(progress.on_stage, "decoding videos"))

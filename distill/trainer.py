@@ -16,6 +16,7 @@ from .loop import Loop, LoopSettings
 from .losses import DistillLoss
 from .progress import Progress
 from .recipe import OptimSection, Recipe
+from .student import decoded
 
 
 class Trainer(Loop[Decoder]):
@@ -76,7 +77,7 @@ class Trainer(Loop[Decoder]):
     def loss(self, part: int) -> tuple[Tensor, dict[str, Tensor]]:
         batch = self._batches(part)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bf16):
-            frames, features = self.model.decode_with_features(batch.latents)
+            frames, features = decoded(self.model, batch.latents)
             return self._loss(frames, batch.frames, features, batch.features)
 
     def score(self, model: Decoder, step: int) -> None:

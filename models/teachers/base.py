@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError
 from ..latents import LatentSpec
+from ..statistics import LatentStatistics
 
 # All families name these blocks alike. `{i}` counts the blocks that the loaded checkpoint has.
 STANDARD_TAPS: Mapping[str, str] = {"mid_block": "decoder.mid_block", "up_block_{i}": "decoder.up_blocks.{i}"}
@@ -105,6 +106,16 @@ class Teacher(nn.Module):
             else:
                 found[name] = path
         return found
+
+    @cached_property
+    def statistics(self) -> LatentStatistics | None:
+        """How a diffusion model normalises this VAE's latents; None where it takes them as they are."""
+        found = dict(self.vae.config)
+        for name in ("latents_mean", "latents_std"):
+            # LTX keeps them with the weights.
+            if isinstance(stored := getattr(self.vae, name, None), Tensor):
+                found[name] = stored.tolist()
+        return LatentStatistics.from_config(found)
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -270,3 +270,21 @@ def test_different_latent_spaces_are_refused_with_both_values_of_each_field() ->
         "frame rule: 8k+1 and 4k",
     ):
         assert part in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "scaling"), [("hunyuan", 0.476986), ("cogvideox", 1.15258426)])
+def test_latent_statistics_are_those_of_the_configuration(
+    name: str, scaling: float, teacher: Callable[[str], Teacher]
+) -> None:
+    statistics = teacher(name).statistics
+    assert statistics is not None
+    assert statistics.scaling == scaling
+
+
+def test_latent_statistics_that_ltx_keeps_with_its_weights_are_found(teacher: Callable[[str], Teacher]) -> None:
+    ltx = teacher("ltx")
+    assert ltx.statistics is None  # zeros and ones, as before training
+    del ltx.statistics
+    ltx.vae.latents_mean[0], ltx.vae.latents_std[0] = 0.5, 2.0
+    assert ltx.statistics is not None
+    assert (ltx.statistics.mean[0], ltx.statistics.std[0]) == (0.5, 2.0)

@@ -9,6 +9,7 @@ from ...latents import LatentSpec
 from ...layers import Growth, Layer, declared
 from ..base import Family
 from ..clips import FrameConv, FrameShuffle
+from ..loading import statistics_in
 from .blocks import Activation, GrowTime, MemoryBlock, Nothing, SoftClamp, SuperMemoryBlock
 from .config import CLASS_NAME, PRESETS, STAGES, TAEHVConfig
 from .weights import config_of, own_weights
@@ -113,6 +114,7 @@ FAMILY = Family(
     class_names=(CLASS_NAME,),
     own_weights=own_weights,
     config_of=config_of,
+    statistics_of=statistics_in,
     student=True,
     causal=lambda config: config,
 )

@@ -12,8 +12,9 @@ from torch import Tensor
 from ...errors import ModelError
 from .config import STAGES, TAEHVConfig
 
-# A checkpoint of the whole model holds `encoder.*` and `decoder.*`.
-_OTHERS, _OWN = "encoder.", "decoder."
+# A checkpoint of the whole model holds `encoder.*` and `decoder.*`; one that was distilled here, statistics too.
+_OTHERS = ("encoder.", "latents_mean", "latents_std")
+_OWN = "decoder."
 
 # The decoder for MiniMax H3 (24 channels, patches of 2) has the same layers, but drops frames every five latents.
 _H3 = (24, 2)
