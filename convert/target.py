@@ -18,7 +18,7 @@ from .choice.choose import Choice, rewrites_of, with_costs, without
 from .choice.costs import CostTable
 from .errors import ExportError
 from .graph.limits import Limits
-from .graph.rewrite import Pass
+from .graph.rewrite import GraphPass
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Precision:
         calibrated: whether it depends on `Job.calibration`.
     """
 
-    rewrites: tuple[Pass, ...]
+    rewrites: tuple[GraphPass, ...]
     tolerance: Tolerance
     dtype: torch.dtype = torch.float32
     calibrated: bool = False
@@ -189,7 +189,7 @@ def choose_by(targets: Sequence[Target], table: CostTable) -> list[Target]:
     return [target.with_costs(table) if target in able else target for target in targets]
 
 
-def _chooses_by(passes: Sequence[Pass], table: CostTable) -> bool:
+def _chooses_by(passes: Sequence[GraphPass], table: CostTable) -> bool:
     return any(isinstance(step, Choice) and step.costs().runtime == table.runtime for step in passes)
 
 

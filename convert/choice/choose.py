@@ -1,8 +1,8 @@
 """Choosing between equivalent lowerings, place by place, by modelled cost.
 
-An option is costed by what it would put in the graph: the op, and the frames put together for it, are copied to a
-graph of their own with weights that have shapes and no data, the option is applied there, and the table adds up
-the ops that result. So a rewrite needs no cost function of its own.
+An option costs what the ops cost that it puts into the graph. They are found by applying it to a copy: the op, and
+the ops that put its input frames together, are copied into a graph of their own, where weights have shapes and no
+data. The table adds up the ops of the result. So a rewrite needs no cost function of its own.
 """
 
 from __future__ import annotations
@@ -19,35 +19,38 @@ from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
 from ..graph.cost import weight_bytes
 from ..graph.memory import lifetimes, live_bytes
 from ..graph.ops import aten
-from ..graph.rewrite import Graph, Pass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
+from ..graph.rewrite import Graph, GraphPass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
 from .costs import CostTable
 
-# What an option may look through to the frames that its input is made of: see `frames.source_frames`.
+# Ops that put an input together from frames. Some rewrites look through them: see
+# `merge_border_taps.source_frames`.
 _ASSEMBLY = (aten.cat.default, aten.slice.Tensor, aten.alias.default)
 
-# onnxruntime's arena holds 1.8 to 2.2 bytes for each that the graph keeps live: measured on the four presets.
+# onnxruntime's arena holds 1.8 to 2.2 bytes for each byte that is live in the graph: measured on the four presets.
 _HELD_PER_LIVE = 2
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Several rewrites of the same op, of which each place gets the one that is worth most.
+    """Several rewrites of the same op. Each place in a graph gets one of them.
 
-    At each place the option with the lowest share of the modelled time plus `weight_worth` times its share of the
-    weights is taken; both shares are of the whole model lowered by the plainest options, so that a layer is not
-    made faster at the price of memory that the whole model's time does not repay. If the model would then hold more
-    memory (weights, and activations at the fullest place) than with the plainest options everywhere, weights are
-    counted dearer, in steps, until it does not; what a place missed by that is on the record.
+    Each place gets the option with the lowest sum of two shares: its share of the modelled time, and `weight_price`
+    times its share of the weights. Both are shares of the whole model lowered by the plainest options. So a layer
+    does not become faster by weights that take more memory than the time of the whole model justifies.
+
+    The model must not take more memory (weights, and activations at the fullest place) than with the plainest
+    options everywhere. If it would, the price of weights is raised in steps until it does not. The record says
+    which option a place did not get for that reason.
 
     Attributes:
-        options: the last is the plainest, to which the others are compared; all match the same ops.
-        costs: gives the table; called when a graph is rewritten, as reading it takes a file.
-        weight_worth: 0.4 means that 1 % more weights must buy at least 0.4 % of the time.
+        options: all match the same ops. The last is the plainest, and the others are compared with it.
+        costs: gives the cost table. It is called when a graph is rewritten, because it reads a file.
+        weight_price: 0.4 means that 1 % more weights must save at least 0.4 % of the time.
     """
 
     options: tuple[Rewrite, ...]
     costs: Callable[[], CostTable]
-    weight_worth: float = 0.4
+    weight_price: float = 0.4
 
     def run(self, graph: Graph) -> list[RewriteRecord]:
         table = self.costs()
@@ -61,7 +64,7 @@ class Choice:
                 places.append((node, found))
             elif found:
                 refused.append(Refusal(node.name, module_of(node), found[-1].refused or ""))
-        taken = self._most_worth([found for _, found in places], weight_bytes(graph.module))
+        taken = self._best([found for _, found in places], weight_bytes(graph.module))
         selected: dict[str, list[Selection]] = {option.name: [] for option in self.options}
         for (node, found), place in zip(places, taken):
             rewrite = place.estimate.rewrite
@@ -81,38 +84,38 @@ class Choice:
             for option in self.options
         ]
 
-    def _most_worth(self, places: Sequence[Sequence[_Estimate]], total_bytes: int) -> list[_Taken]:
-        """What each place gets."""
+    def _best(self, places: Sequence[Sequence[_Estimate]], total_bytes: int) -> list[_Taken]:
+        """The option that each place gets."""
         plain = [_plainest(found) for found in places]
         total_ns = sum(estimate.cost_ns for estimate in plain)
         most_live = max((estimate.live_bytes for estimate in plain), default=0)
         allowed = _held_bytes(plain)
 
-        def best(weight_worth: float, live: float = math.inf) -> list[_Estimate]:
+        def best(weight_price: float, live: float = math.inf) -> list[_Estimate]:
             return [
                 min(
                     (e for e in reversed(found) if e.refused is None and e.live_bytes <= live),
-                    key=lambda e: e.cost_ns / total_ns + weight_worth * e.weight_bytes / total_bytes,
+                    key=lambda e: e.cost_ns / total_ns + weight_price * e.weight_bytes / total_bytes,
                 )
                 for found in places
             ]
 
-        worth = self.weight_worth
-        chosen = wished = best(worth)
-        if _held_bytes(wished) > allowed:
-            chosen = best(worth, most_live)
-        # Ends: at last weights alone count, and the plainest fit.
+        price = self.weight_price
+        chosen = unlimited = best(price)
+        if _held_bytes(unlimited) > allowed:
+            chosen = best(price, most_live)
+        # This ends: with a high price only weights count, and the plainest options fit.
         while _held_bytes(chosen) > allowed:
-            worth = 1.25 * worth + 0.01
-            chosen = best(worth, most_live)
+            price = 1.25 * price + 0.01
+            chosen = best(price, most_live)
         why = (
-            f"memory: with each layer's best, weights and activations would hold {_held_bytes(wished) / 1e6:.0f} "
-            f"MB; the plainest hold {allowed / 1e6:.0f} MB"
+            "memory: with each layer's best, weights and activations would hold "
+            f"{_held_bytes(unlimited) / 1e6:.0f} MB; the plainest hold {allowed / 1e6:.0f} MB"
         )
-        return [_Taken(*row, why) for row in zip(chosen, wished, plain)]
+        return [_Taken(*row, why) for row in zip(chosen, unlimited, plain)]
 
 
-def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
+def rewrites_of(passes: Iterable[GraphPass]) -> list[Rewrite]:
     """Every rewrite that the passes may apply, in order, choices' options among them."""
     found: list[Rewrite] = []
     for step in passes:
@@ -123,9 +126,9 @@ def rewrites_of(passes: Iterable[Pass]) -> list[Rewrite]:
     return found
 
 
-def without(passes: tuple[Pass, ...], names: Collection[str]) -> tuple[Pass, ...]:
+def without(passes: tuple[GraphPass, ...], names: Collection[str]) -> tuple[GraphPass, ...]:
     """The passes without the rewrites of these names; a choice loses its options of these names, or goes whole."""
-    left: list[Pass] = []
+    left: list[GraphPass] = []
     for step in passes:
         if isinstance(step, Choice):
             options = tuple(option for option in step.options if option.name not in names)
@@ -135,15 +138,15 @@ def without(passes: tuple[Pass, ...], names: Collection[str]) -> tuple[Pass, ...
     return tuple(left)
 
 
-def with_weight_worth(passes: tuple[Pass, ...], factor: float) -> tuple[Pass, ...]:
-    """The passes, with weights worth `factor` times as much in each choice."""
+def with_weight_price(passes: tuple[GraphPass, ...], factor: float) -> tuple[GraphPass, ...]:
+    """The passes, with the price of weights multiplied by `factor` in each choice."""
     return tuple(
-        replace(step, weight_worth=step.weight_worth * factor) if isinstance(step, Choice) else step
+        replace(step, weight_price=step.weight_price * factor) if isinstance(step, Choice) else step
         for step in passes
     )
 
 
-def with_costs(passes: tuple[Pass, ...], table: CostTable) -> tuple[Pass, ...]:
+def with_costs(passes: tuple[GraphPass, ...], table: CostTable) -> tuple[GraphPass, ...]:
     """The passes, with choices for the table's runtime made by that table."""
     return tuple(
         replace(step, costs=lambda: table)
@@ -164,19 +167,19 @@ class _Estimate:
 
 @dataclass(frozen=True)
 class _Taken:
-    """What a place gets, what it would get if memory were no matter, the plainest, and why they differ."""
+    """A place: what it gets, the best one without a limit of memory, the plainest, and why they differ."""
 
     estimate: _Estimate
-    wished: _Estimate
+    unlimited: _Estimate
     plainest: _Estimate
     why: str
 
     def option(self, of: _Estimate) -> Option:
-        """For the manifest."""
+        """What the manifest says of an option of this place."""
         if of.refused is not None:
             return Option(of.rewrite.name, None, None, of.refused)
         relative_cost = round(of.cost_ns / self.plainest.cost_ns, 3)
-        missed = of is self.wished and of is not self.estimate
+        missed = of is self.unlimited and of is not self.estimate
         return Option(of.rewrite.name, relative_cost, of.weight_bytes, self.why if missed else None)
 
 
@@ -192,7 +195,11 @@ def _plainest(found: Sequence[_Estimate]) -> _Estimate:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Of an option by itself. more_live_bytes: at its fullest, against the op that it replaces."""
+    """What an option costs by itself.
+
+    Attributes:
+        more_live_bytes: of activations, at its fullest place, beyond those of the op that it replaces.
+    """
 
     ns: float
     weight_bytes: int
@@ -202,13 +209,13 @@ class _Cost:
 def _estimate(
     rewrite: Rewrite, node: fx.Node, table: CostTable, live: int, known: dict[tuple[str, str], _Cost]
 ) -> _Estimate | None:
-    """What an option costs at a place where so many bytes are live as it is; None where it does not match."""
+    """What an option costs at a place where `live` bytes are live without it; None where it does not match."""
     match = rewrite.match(node)
     if match is None:
         return None
     if reason := rewrite.refusal(match):
         return _Estimate(rewrite, refused=reason)
-    graph, constants, root = _alone(node)
+    graph, constants, root = _isolated(node)
     key = rewrite.name, _signature(graph)
     if key not in known:
         known[key] = _cost(rewrite, fx.GraphModule(constants, graph), root, table)
@@ -246,8 +253,8 @@ def _live(module: fx.GraphModule) -> dict[fx.Node, int]:
     return live_bytes(module, lifetimes(module, inputs_stay=False, free_layouts=True))
 
 
-def _alone(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
-    """A graph that holds one op, its constants without data, and the cut and joined frames that it reads."""
+def _isolated(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
+    """A copy of an op in a graph of its own, with the ops that cut and join its frames; constants have no data."""
     graph, holder = fx.Graph(), nn.Module()
     copies: dict[fx.Node, fx.Node] = {}
 
@@ -269,7 +276,7 @@ def _alone(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
         return made
 
     new_root = copy(root)
-    # What is read behind the place too stays live through it.
+    # What ops after this place read too stays live through it.
     kept = [
         made
         for node, made in copies.items()

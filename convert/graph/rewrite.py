@@ -1,8 +1,8 @@
 """Rewrites of exported graphs: what one is, and how a list of them is applied.
 
 A rewrite replaces a pattern of ATen ops by others that compute the same function in a form that the target's
-hardware takes or runs faster. It never changes the mathematics: what does is a student architecture, and is
-trained.
+hardware takes or runs faster. It never changes the mathematics. What changes it is another architecture, and has to
+be trained.
 
 To add one: a file in `convert/rewrites/` that exports one `Rewrite`, one entry in `rewrites/__init__.py`, and
 its place in the targets that want it.
@@ -104,7 +104,7 @@ class Rewrite:
         return [RewriteRecord(self.name, count, tuple(refused.values()))]
 
     def substitute(self, graph: Graph, match: tuple[fx.Node, ...]) -> None:
-        """Replace one match that `check` has nothing against."""
+        """Replace one match that `refusal` gives no reason against."""
         root = match[0]
         with graph.at(root):
             new = self.replace(graph, match)
@@ -118,8 +118,11 @@ class Rewrite:
         graph.module.graph.erase_node(root)
 
 
-class Pass(Protocol):
-    """One entry of a target's list: a `Rewrite`, or a `Choice` between several."""
+class GraphPass(Protocol):
+    """One entry of a target's list: a `Rewrite`, or a `Choice` among several.
+
+    A pass over a graph; a pass over a clip, of a streamed decoder, is `runtime.stream_plan.Pass`.
+    """
 
     def run(self, graph: Graph) -> list[RewriteRecord]:
         """Change the graph in place and say what was done, one record per rewrite."""
@@ -301,7 +304,7 @@ def _store(module: fx.GraphModule, value: Tensor) -> str:
     return f"_folded_{number}"
 
 
-def apply(module: fx.GraphModule, passes: Sequence[Pass], watch: Watch | None = None) -> list[RewriteRecord]:
+def apply(module: fx.GraphModule, passes: Sequence[GraphPass], watch: Watch | None = None) -> list[RewriteRecord]:
     """Apply rewrites, and choices between rewrites, in order and in place.
 
     Args:

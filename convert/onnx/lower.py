@@ -12,7 +12,7 @@ from handheld.runtime.session.ort import MODEL
 
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
-from ..graph.rewrite import Pass, Rewrite
+from ..graph.rewrite import GraphPass, Rewrite
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -40,7 +40,7 @@ def _cheapest(*convolutions: Rewrite) -> Choice:
     return Choice((*convolutions, conv3d_taps.REWRITE), _COSTS)
 
 
-def _rewrites(*convolutions: Pass) -> tuple[Pass, ...]:
+def _rewrites(*convolutions: GraphPass) -> tuple[GraphPass, ...]:
     """The list, with what 3D convolutions become."""
     return (
         # Multi-op patterns first, while the ops that they are made of are still there.

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from handheld.models import TurboVAEDecoder
 
-from ..choice.choose import with_weight_worth
+from ..choice.choose import with_weight_price
 from ..target import Precision
 from .cuts import work_of
 from .units import units_of
@@ -28,4 +28,4 @@ class WeightWorth:
         """A precision as it applies to a segment of these units."""
         work = sum(self._work[name] for name in units) / sum(self._work.values())
         share = sum(self._weights[name] for name in units) / sum(self._weights.values()) / work
-        return replace(precision, rewrites=with_weight_worth(precision.rewrites, share))
+        return replace(precision, rewrites=with_weight_price(precision.rewrites, share))

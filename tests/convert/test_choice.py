@@ -57,7 +57,7 @@ def chosen(records) -> list[str]:
 
 
 def test_fewer_multiply_adds_win_where_only_they_cost() -> None:
-    choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_worth=0.0)
+    choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_price=0.0)
     _, records = run(bordered(1, 1, 16, 16, 3)(), (1, 16, 5, 24, 24), choice)
     assert chosen(records) == ["winograd_f5"]
     (selection,) = records["winograd_f5"].selected
@@ -90,7 +90,7 @@ class TwoLayers(nn.Module):
 
 def selections(size: int, worth: float):
     """By module, what was chosen and what there was."""
-    choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_worth=worth)
+    choice = Choice((*WINOGRAD, conv3d_taps.REWRITE), table, weight_price=worth)
     _, records = run(TwoLayers(), (1, 4, 5, size, size), choice)
     return {s.module: (name, s.options) for name, record in records.items() for s in record.selected}
 
@@ -135,7 +135,7 @@ def test_a_tensor_that_is_needed_later_counts_as_live_in_every_option() -> None:
 
 
 def test_an_option_reads_through_the_copies_of_border_frames() -> None:
-    choice = Choice((merge_border_taps.REWRITE, conv3d_taps.REWRITE), table, weight_worth=0.0)
+    choice = Choice((merge_border_taps.REWRITE, conv3d_taps.REWRITE), table, weight_price=0.0)
     _, records = run(bordered(2, 2, 6, 6, 5, groups=6)(), (1, 6, 3, 8, 8), choice)
     assert chosen(records) == ["merge_border_taps"]
     (selection,) = records["merge_border_taps"].selected

@@ -25,7 +25,7 @@ from torch import Tensor, fx, nn
 from handheld.convert import TARGETS
 from handheld.convert.choice.choose import rewrites_of
 from handheld.convert.coreml.evaluator import evaluate, load_program
-from handheld.convert.graph.rewrite import Case, Pass, Rewrite, apply, capture
+from handheld.convert.graph.rewrite import Case, GraphPass, Rewrite, apply, capture
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 from handheld.convert.rewrites.cases import conv3d
 from handheld.convert.target import Job, Lowered, Target
@@ -67,7 +67,7 @@ class Trial:
             return (self.graph(self.x) - self.before).abs().max().item()
 
 
-def trial(passes: Sequence[Pass], case: Case) -> Trial:
+def trial(passes: Sequence[GraphPass], case: Case) -> Trial:
     torch.manual_seed(0)
     model = case.build().eval()
     x = torch.randn(case.shape)
