@@ -22,7 +22,7 @@ from torch.nn import functional
 from handheld.convert import TARGETS
 from handheld.convert.estimate import Work, work_of
 from handheld.convert.estimate.work import work_of_graph
-from handheld.convert.graph.rewrite import capture
+from handheld.convert.graph.capture import capture
 from handheld.models import LatentSpec, TurboVAEDecoder
 from handheld.models.teachers import TEACHERS
 from handheld.models.teachers._diffusers import vae_class

@@ -18,8 +18,9 @@ from handheld.runtime.manifest import Option, Refusal, RewriteRecord, Selection
 
 from ..graph.cost import weight_bytes
 from ..graph.memory import lifetimes, live_bytes
+from ..graph.nodes import dtype_of, is_call, is_constant, module_of, shape_of
 from ..graph.ops import aten
-from ..graph.rewrite import Graph, GraphPass, Rewrite, dtype_of, is_call, is_constant, module_of, shape_of
+from ..graph.rewrite import Graph, GraphPass, Rewrite
 from .costs import CostTable
 
 # Ops that put an input together from frames. Some rewrites look through them: see

@@ -19,8 +19,8 @@ from handheld.runtime import parsing
 
 from ..errors import ExportError
 from ..graph.cost import activations_read, elements_of, multiply_adds_of
+from ..graph.nodes import argument, is_call, is_constant, shape_of
 from ..graph.ops import CONVOLUTIONS, JOINS, PARTS, PERMUTATIONS, PRODUCTS, relabels
-from ..graph.rewrite import argument, is_call, is_constant, shape_of
 
 FORMAT_VERSION = 1
 

@@ -27,7 +27,7 @@ from handheld.runtime.manifest import Artifact, Method, TensorSpec, Tolerance
 from handheld.runtime.session import SESSIONS
 
 from ..errors import ExportError
-from ..graph.rewrite import capture
+from ..graph.capture import capture
 from ..quiet import quiet
 from ..target import Job, Target
 from .costs import KINDS, CostTable, Features, OpRates, features_of, kind_of

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, half_precision, rank
-from ..graph.rewrite import argument, is_call
+from ..graph.nodes import argument, is_call
 
 CONVERTER = "coreai-torch 0.4.3, TorchConverter"
 TRANSPOSED = "apple/coreai-torch #3"

@@ -16,7 +16,7 @@ from typing import Any
 from torch import fx
 
 from ..graph.limits import aten
-from ..graph.rewrite import is_call, shape_of
+from ..graph.nodes import is_call, shape_of
 
 _PRODUCTS = (aten.mm.default, aten.bmm.default)
 _SAME_ORDER = (

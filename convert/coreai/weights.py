@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx
 
 from ..errors import ExportError
-from ..graph.rewrite import constant_of, is_constant
+from ..graph.nodes import constant_of, is_constant
 
 # Weights per tensor: up to so many stay in fp16. A table of 256 values would be a large part of what it replaces.
 LARGEST_UNCOMPRESSED = 10_000

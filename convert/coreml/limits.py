@@ -9,8 +9,8 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, half_precision, rank
+from ..graph.nodes import is_call, shape_of
 from ..graph.ops import PERMUTATIONS
-from ..graph.rewrite import is_call, shape_of
 
 CONVERTER = "coremltools 9.0, convert"
 CONV3D = "apple/coremltools #1368"

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..choice.costs import kind_of, shipped_table
+from ..graph.capture import capture
 from ..graph.cost import multiply_adds, multiply_adds_of, traffic, weight_bytes
 from ..graph.memory import peak_memory
-from ..graph.rewrite import apply, argument, capture, shape_of
+from ..graph.nodes import argument, shape_of
+from ..graph.rewrite import apply
 from ..target import Target
 
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from handheld.runtime.manifest import Tolerance
 
-from ..graph.rewrite import shape_of
+from ..graph.nodes import shape_of
 from ..quiet import quiet
 from ..rewrites import (
     cancel_layouts,

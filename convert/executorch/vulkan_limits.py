@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, axes, computed_dtype, half_precision, rank, tensors
-from ..graph.rewrite import argument, is_call, shape_of
+from ..graph.nodes import argument, is_call, shape_of
 
 PARTITIONER = "executorch 1.5.1, backends/vulkan/op_registry.py"
 LOWERING = "executorch 1.5.1, to_edge_transform_and_lower"

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, axes, computed_dtype, half_precision, has_number, rank, tensors
-from ..graph.rewrite import argument, is_call, is_constant, shape_of
+from ..graph.nodes import argument, is_call, is_constant, shape_of
 
 PARTITIONER = "executorch 1.5.1, backends/xnnpack/partition/config"
 RUNTIME = "executorch 1.5.1, when the program is loaded or run"

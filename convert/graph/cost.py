@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
+from .nodes import argument, constant_of, is_call, is_constant, shape_of
 from .ops import ADDED_PRODUCTS, ATTENTIONS, CONVOLUTIONS, PRODUCTS, TRANSPOSED_CONVOLUTIONS, relabels
-from .rewrite import argument, constant_of, is_call, is_constant, shape_of
 
 
 def multiply_adds(module: fx.GraphModule) -> int:

@@ -17,10 +17,12 @@ from handheld.runtime.manifest import RewriteRecord
 
 from ..errors import ExportError
 from ..target import Target
+from .capture import capture
 from .cost import moved_bytes, multiply_adds, weight_bytes
 from .limits import Limit, Limits, computed_dtype
 from .memory import Peak, peak_memory
-from .rewrite import apply, capture, module_of
+from .nodes import module_of
+from .rewrite import apply
 
 
 @dataclass(frozen=True)

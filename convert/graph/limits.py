@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from .rewrite import argument, is_call
+from .nodes import argument, is_call
 
 aten = torch.ops.aten
 

@@ -21,8 +21,8 @@ import torch
 from torch import fx
 
 from .cost import size_bytes
+from .nodes import is_call, module_of
 from .ops import PERMUTATIONS, relabels
-from .rewrite import is_call, module_of
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ import torch
 from torch import Tensor, fx
 
 from ..errors import ExportError
-
-aten = torch.ops.aten
+from .ops import REDUCTIONS, aten
 
 _STRING_PADDING = {
     aten.conv1d.padding: aten.conv1d.default,
@@ -37,7 +36,6 @@ _WHOLE = {
     aten.mean.default: aten.mean.dim,
     aten.sum.default: aten.sum.dim_IntList,
 }
-_AXES = (aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.amin.default)
 
 _ASSERTS = ("_assert_async", "_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range", "_check")
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.to.other, aten.type_as.default)
@@ -124,7 +122,7 @@ def _name_axes(module: fx.GraphModule, node: fx.Node) -> None:
     every = list(range(source.meta["val"].ndim))
     if node.target in _WHOLE:
         _replace(node, _insert(module, node, _WHOLE[node.target], source, every, False, **node.kwargs))
-    elif node.target in _AXES and not _arguments(node)[1] and every:
+    elif node.target in REDUCTIONS and not _arguments(node)[1] and every:
         keepdim = _arguments(node)[2]
         _replace(node, _insert(module, node, node.target, source, every, keepdim, **node.kwargs))
 

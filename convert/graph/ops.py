@@ -12,7 +12,7 @@ import operator
 import torch
 from torch import fx
 
-from .rewrite import is_call, shape_of
+from .nodes import is_call, shape_of
 
 aten = torch.ops.aten
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import ExportError
-from .rewrite import module_of
+from .nodes import module_of
 
 # The largest finite fp16.
 LARGEST_FP16 = torch.finfo(torch.float16).max

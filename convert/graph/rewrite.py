@@ -19,8 +19,29 @@ from torch import Tensor, fx, nn
 
 from handheld.runtime.manifest import Refusal, RewriteRecord
 
-from ..errors import ExportError
-from .normal import normalise
+from .capture import capture, fold_constants
+from .nodes import argument, constant_of, dtype_of, is_call, is_constant, keywords, module_of, shape_of
+
+# What describes rewrites is here; how they read nodes and get their graphs is offered with it.
+__all__ = [
+    "Case",
+    "Graph",
+    "GraphPass",
+    "Rewrite",
+    "Watch",
+    "apply",
+    "argument",
+    "capture",
+    "constant_of",
+    "dtype_of",
+    "fold_constants",
+    "is_call",
+    "is_constant",
+    "keywords",
+    "max_rank",
+    "module_of",
+    "shape_of",
+]
 
 # Called with the name of a rewrite, the node that it replaces and the node that takes its place.
 Watch = Callable[[str, fx.Node, fx.Node], None]
@@ -173,135 +194,6 @@ class Graph:
         for key in ("nn_module_stack", "source_fn_stack"):
             if key in self._root.meta:
                 node.meta[key] = self._root.meta[key]
-
-
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Shape of the tensor that a node yields."""
-    return tuple(node.meta["val"].shape)
-
-
-def dtype_of(node: fx.Node) -> torch.dtype:
-    """Dtype of the tensor that a node yields."""
-    return node.meta["val"].dtype
-
-
-def is_call(node: Any, *targets: Any) -> bool:
-    """Whether `node` is a call of one of the ATen overloads."""
-    return isinstance(node, fx.Node) and node.op == "call_function" and node.target in targets
-
-
-def is_constant(node: Any) -> bool:
-    """Whether `node` reads a parameter or buffer of the graph."""
-    return isinstance(node, fx.Node) and node.op == "get_attr"
-
-
-def constant_of(node: fx.Node) -> Tensor:
-    """The tensor that a `get_attr` node reads."""
-    owner: Any = node.graph.owning_module
-    for part in str(node.target).split("."):
-        owner = getattr(owner, part)
-    return owner
-
-
-def argument(node: fx.Node, index: int, default: Any = None) -> Any:
-    """A positional argument, or the default that the op's schema gives it."""
-    if len(node.args) > index:
-        return node.args[index]
-    schema = node.target._schema.arguments[index]
-    return node.kwargs.get(schema.name, schema.default_value if schema.has_default_value() else default)
-
-
-def keywords(node: fx.Node) -> dict[str, Any]:
-    """The keyword arguments of a call of an ATen overload that are not what its schema gives anyway.
-
-    `dtype` is left out where it is the dtype of the first operand: the op computes in that in any case.
-    """
-    if node.op != "call_function" or not node.kwargs or not hasattr(node.target, "_schema"):
-        return {}
-    defaults = {a.name: a.default_value for a in node.target._schema.arguments if a.has_default_value()}
-    found = {
-        name: value
-        for name, value in node.kwargs.items()
-        # No `==` on a value that may be a node, nor 1 for True.
-        if name not in defaults or type(value) is not type(defaults[name]) or value != defaults[name]
-    }
-    first = node.args[0] if node.args else None
-    if isinstance(first, fx.Node) and found.get("dtype") == getattr(first.meta.get("val"), "dtype", None):
-        found.pop("dtype", None)
-    return found
-
-
-def module_of(node: fx.Node) -> str:
-    """Path of the module that a node comes from, as in `up_blocks.1.resnets.0.conv1`."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return stack[-1][0] if stack else ""
-
-
-def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Export `model` to a graph of ATen ops with fixed shapes; weights are attributes of the result.
-
-    What the model computes of its weights alone is computed here, once, and the graph is brought to the form that
-    rewrites and lowerings know (`normal.normalise`).
-
-    Raises ExportError for a model that torch.export refuses, or that holds what an artefact cannot.
-    """
-    try:
-        with torch.no_grad():
-            program = torch.export.export(model.eval(), inputs)
-    except Exception as error:
-        raise ExportError(
-            f"torch.export does not take {type(model).__name__}: {str(error).strip().splitlines()[0]}"
-        ) from error
-    module = program.module(check_guards=False)
-    normalise(module)
-    fold_constants(module)
-    return module
-
-
-def fold_constants(module: fx.GraphModule) -> int:
-    """Replace, in place, each op whose tensors are all weights by its result. Returns how many were replaced.
-
-    Only ops that give no more values than they take: an artefact does not grow. A head that numbers its channels in
-    another order, a scale that gains axes and a sum of weights become plain weights, which rewrites and delegates
-    know as such.
-    """
-    count = 0
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or not node.all_input_nodes:
-            continue
-        if not all(is_constant(x) and isinstance(x.meta.get("val"), Tensor) for x in node.all_input_nodes):
-            continue
-        taken = sum(constant_of(x).numel() for x in node.all_input_nodes)
-        value = node.meta.get("val")
-        if not isinstance(value, Tensor) or value.numel() > taken or node.target._schema.is_mutable:
-            continue
-        with module.graph.inserting_before(node):
-            new = module.graph.get_attr(_store(module, _computed(node)))
-        new.meta = {**node.meta, "val": torch.empty_like(value, device="meta")}
-        node.replace_all_uses_with(new)
-        module.graph.erase_node(node)
-        count += 1
-    if count:
-        module.graph.eliminate_dead_code()
-        module.recompile()
-    return count
-
-
-def _computed(node: fx.Node) -> Tensor:
-    def tensor(x: Any) -> Any:
-        return constant_of(x).detach()
-
-    args, kwargs = fx.map_arg((node.args, node.kwargs), tensor)
-    with torch.no_grad():
-        return node.target(*args, **kwargs).contiguous().clone()
-
-
-def _store(module: fx.GraphModule, value: Tensor) -> str:
-    number = 0
-    while hasattr(module, f"_folded_{number}"):
-        number += 1
-    module.register_buffer(f"_folded_{number}", value)
-    return f"_folded_{number}"
 
 
 def apply(module: fx.GraphModule, passes: Sequence[GraphPass], watch: Watch | None = None) -> list[RewriteRecord]:

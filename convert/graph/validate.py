@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from ..errors import ExportError
 from .memory import size_bytes
-from .rewrite import constant_of, is_constant, module_of, shape_of
+from .nodes import constant_of, is_constant, module_of, shape_of
 
 # Rewrites are exact in real arithmetic. What is left is fp32 summation order: 2e-5 on the whole LTX preset.
 TOLERANCE = 1e-4

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ..graph.limits import Limit, aten, computed_dtype, half_precision, tensors
-from ..graph.rewrite import is_call
+from ..graph.nodes import is_call
 
 KERNELS = "onnxruntime 1.32, NOT_IMPLEMENTED when the model is loaded"
 MEASURED = "docs/rewrites.md, and `benchmarks/lowering.py` on any machine"

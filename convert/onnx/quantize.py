@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..graph.rewrite import Graph, argument
+from ..graph.nodes import argument
+from ..graph.rewrite import Graph
 from ..precision.layers import QuantizationPlan, convolutions, moved, roots
 
 aten = torch.ops.aten

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import fx
 
+from ..graph.nodes import argument, is_call, is_constant, shape_of
 from ..graph.ops import MOVES, aten
-from ..graph.rewrite import argument, is_call, is_constant, shape_of
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from handheld.convert.choice.costs import (
     shipped_table,
 )
 from handheld.convert.choice.tune import SAMPLES, Sample, tune
+from handheld.convert.graph.capture import capture
 from handheld.convert.graph.memory import lifetimes, live_bytes
-from handheld.convert.graph.rewrite import Rewrite, apply, capture, is_call
+from handheld.convert.graph.nodes import is_call
+from handheld.convert.graph.rewrite import Rewrite, apply
 from handheld.convert.rewrites import (
     batch_in_time,
     cancel_layouts,

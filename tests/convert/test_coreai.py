@@ -18,7 +18,7 @@ from handheld.convert import TARGETS, export, resolve_targets
 from handheld.convert.coreai.limits import limits
 from handheld.convert.coreai.products import protect_products
 from handheld.convert.errors import ExportError
-from handheld.convert.graph.rewrite import capture
+from handheld.convert.graph.capture import capture
 from handheld.convert.quiet import quiet
 from handheld.convert.rewrites import safe_rms_norm
 from handheld.convert.rewrites.cases import Lambda

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from handheld.convert.graph.capture import capture
 from handheld.convert.graph.cost import moved_bytes, multiply_adds, multiply_adds_of, traffic, weight_bytes
+from handheld.convert.graph.nodes import is_call
 from handheld.convert.graph.ops import (
     BINARY,
     CONVOLUTIONS,
@@ -24,7 +26,6 @@ from handheld.convert.graph.ops import (
     TRANSPOSED_CONVOLUTIONS,
     UNARY,
 )
-from handheld.convert.graph.rewrite import capture, is_call
 
 
 class Function(nn.Module):

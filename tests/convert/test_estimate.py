@@ -22,7 +22,7 @@ from handheld.convert.estimate.latency import (
     transferred,
 )
 from handheld.convert.estimate.work import work_of_graph
-from handheld.convert.graph.rewrite import capture
+from handheld.convert.graph.capture import capture
 from handheld.models import TurboVAEDecoder
 
 PHONE = read_device("iphone-16-pro")

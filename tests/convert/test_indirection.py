@@ -9,7 +9,7 @@ from torch import nn
 from handheld.convert import TARGETS
 from handheld.convert.executorch import program as pte
 from handheld.convert.executorch.indirection import transient_indirection
-from handheld.convert.graph.rewrite import capture
+from handheld.convert.graph.capture import capture
 from handheld.convert.target import Job
 
 pytest.importorskip("executorch")

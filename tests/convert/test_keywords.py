@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from handheld.convert import TARGETS
-from handheld.convert.graph.rewrite import apply, capture, is_call, keywords
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.nodes import is_call, keywords
+from handheld.convert.graph.rewrite import apply
 from handheld.convert.rewrites import REWRITES, keep_epsilon, safe_rms_norm
 from handheld.convert.rewrites.cases import of
 

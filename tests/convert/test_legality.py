@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from handheld.convert import TARGETS, ExportError, check
+from handheld.convert.graph.capture import capture
 from handheld.convert.graph.cost import moved_bytes, multiply_adds, weight_bytes
 from handheld.convert.graph.legality import Report
 from handheld.convert.graph.memory import lifetimes, peak_memory
-from handheld.convert.graph.rewrite import capture
 from handheld.convert.rewrites import channel_mean
 from handheld.convert.rewrites.cases import Lambda
 from handheld.convert.target import Target

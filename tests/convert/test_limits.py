@@ -23,8 +23,9 @@ from handheld.convert import TARGETS
 from handheld.convert.coreml import limits as coreml
 from handheld.convert.executorch import vulkan_limits as vulkan
 from handheld.convert.executorch import xnnpack_limits as xnnpack
+from handheld.convert.graph.capture import capture
 from handheld.convert.graph.limits import Limit
-from handheld.convert.graph.rewrite import capture, module_of
+from handheld.convert.graph.nodes import module_of
 from handheld.convert.onnx import limits as onnxruntime
 from handheld.convert.quiet import quiet
 from handheld.convert.rewrites.cases import Lambda

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from handheld.convert import TARGETS
 from handheld.convert.errors import ExportError
-from handheld.convert.graph.rewrite import apply, capture
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.rewrite import apply
 from handheld.convert.rewrites.cases import of
 
 CLIP, FRAMES = (1, 4, 5, 6, 7), (3, 4, 6, 7)

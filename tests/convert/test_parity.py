@@ -25,7 +25,8 @@ from torch import Tensor, fx, nn
 from handheld.convert import TARGETS
 from handheld.convert.choice.choose import rewrites_of
 from handheld.convert.coreml.evaluator import evaluate, load_program
-from handheld.convert.graph.rewrite import Case, GraphPass, Rewrite, apply, capture
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.rewrite import Case, GraphPass, Rewrite, apply
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 from handheld.convert.rewrites.cases import conv3d
 from handheld.convert.target import Job, Lowered, Target

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from handheld.convert import TARGETS, ExportError, export, export_smallest, resolve_targets
-from handheld.convert.graph.rewrite import apply, capture, is_call, shape_of
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.nodes import is_call, shape_of
+from handheld.convert.graph.rewrite import apply
 from handheld.convert.onnx import quantize as qdq
 from handheld.convert.precision.layers import convolutions
 from handheld.convert.target import Target

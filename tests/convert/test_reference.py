@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from handheld.convert import TARGETS, export
 from handheld.convert.coreml.evaluator import evaluate, load_program, verify_coreml, with_reference
 from handheld.convert.coreml.evaluator.localize import describe, first_mismatch
-from handheld.convert.graph.rewrite import apply, capture
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.rewrite import apply
 from handheld.models import PRESETS, TurboVAEDecoder
 from handheld.runtime import files
 from handheld.runtime.bundle import Bundle, read_bundle

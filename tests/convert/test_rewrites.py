@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from handheld.convert.graph.rewrite import Rewrite, apply, capture, is_constant
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.nodes import is_constant
+from handheld.convert.graph.rewrite import Rewrite, apply
 from handheld.convert.rewrites import REWRITES, conv3d_taps
 
 

@@ -17,7 +17,9 @@ from handheld.convert import TARGETS, ExportError, export, resolve_targets
 from handheld.convert.coreml.evaluator import REFERENCE_RUNTIMES, UnsupportedProgram, verify_coreml
 from handheld.convert.coreml.evaluator.delegate import extract_package
 from handheld.convert.executorch import program as pte
-from handheld.convert.graph.rewrite import apply, capture, is_call, max_rank, shape_of
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.nodes import is_call, shape_of
+from handheld.convert.graph.rewrite import apply, max_rank
 from handheld.convert.quiet import quiet
 from handheld.models import PRESETS, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle

@@ -15,8 +15,10 @@ from torch import fx, nn
 from handheld.convert import TARGETS, ExportError, export
 from handheld.convert.choice.choose import Choice, rewrites_of
 from handheld.convert.graph import validate
+from handheld.convert.graph.capture import capture
+from handheld.convert.graph.nodes import module_of
 from handheld.convert.graph.ranges import beyond_fp16
-from handheld.convert.graph.rewrite import Graph, Rewrite, apply, capture, module_of
+from handheld.convert.graph.rewrite import Graph, Rewrite, apply
 from handheld.convert.rewrites import batch_in_time, cancel_layouts, conv3d_taps, merge_border_taps
 from handheld.convert.rewrites.cases import of
 from handheld.convert.target import Target, leave_out
