@@ -86,3 +86,10 @@ def test_family_is_exported_in_one_delegate_and_verified(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", SMALL)
 def test_family_is_exported_for_gpus_in_one_delegate(name: str, tmp_path: Path) -> None:
     _exported_and_verified(SMALL[name], ("android-vulkan", "ios-executorch"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_family_is_exported_and_executed_by_core_ai(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("coreai_torch", reason="needs coreai-torch")
+    _exported_and_verified(SMALL[name], ("ios27",), tmp_path)
