@@ -27,6 +27,7 @@ from ..rewrites import (
     pixel_shuffle,
     safe_rms_norm,
     temporal_winograd,
+    upsample_conv,
 )
 from ..target import Job, Lowered, Precision, Target, in_half
 from . import quantize as qdq
@@ -47,6 +48,7 @@ def _rewrites(*convolutions: GraphPass) -> tuple[GraphPass, ...]:
         channel_layer_norm.REWRITE,
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
+        upsample_conv.PARTS,
         *convolutions,
         # Everything else that is still of rank 5.
         pad_frames.REWRITE,

@@ -49,5 +49,6 @@ REWRITES = (
     *temporal_winograd.REWRITES,
     *temporal_winograd.POINTWISE,
     upsample_conv.REWRITE,
+    upsample_conv.PARTS,
     winograd_frames.REWRITE,
 )
