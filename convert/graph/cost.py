@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from .nodes import argument, constant_of, is_call, is_constant, shape_of
 from .ops import ADDED_PRODUCTS, ATTENTIONS, CONVOLUTIONS, PRODUCTS, TRANSPOSED_CONVOLUTIONS, relabels
@@ -34,6 +36,16 @@ def multiply_adds_of(node: fx.Node, out_block: int = 1, in_block: int = 1) -> in
         query, key, value = (shape_of(operand) for operand in node.args[:3])
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     return 0
+
+
+@contextmanager
+def counting_multiply_adds() -> Iterator[Callable[[], int]]:
+    """Count the multiply-adds that torch computes inside the block, on any device; `multiply_adds` counts the same.
+
+    Yields a function that gives the number so far.
+    """
+    with FlopCounterMode(display=False) as counter:
+        yield lambda: counter.get_total_flops() // 2
 
 
 def _of_convolution(node: fx.Node, out_block: int, in_block: int) -> int:
