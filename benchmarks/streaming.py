@@ -164,7 +164,7 @@ def _export(asked: dict[str, Any]) -> dict[str, Any]:
     if asked["budget_bytes"] == sys.maxsize:
         cuts = default_cuts(source.model, latents.shape[2])
     elif asked["budget_bytes"] is not None:
-        found = fit(source.model.config, tuple(latents.shape), target, asked["budget_bytes"])
+        found = fit(source.model, tuple(latents.shape), target, asked["budget_bytes"])
         if found.proposal is None:
             return {"plan": None}
         cuts, plan = found.proposal.cuts, found.proposal.to_json()
@@ -185,11 +185,11 @@ def _predict(asked: dict[str, Any]) -> dict[str, Any]:
     """What `handheld fit` says of the whole clip."""
     from handheld.convert import TARGETS
     from handheld.convert.streaming.fit import whole_clip_bytes
-    from handheld.models import PRESETS
+    from handheld.models import TurboVAEDecoder
 
-    config = PRESETS[asked["preset"]]
-    shape = config.spec.latent_shape(frames=asked["frames"], height=asked["height"], width=asked["width"])
-    return {"peak_bytes": whole_clip_bytes(config, shape, TARGETS[asked["target"]])}
+    model = TurboVAEDecoder.from_preset(asked["preset"])
+    shape = model.spec.latent_shape(frames=asked["frames"], height=asked["height"], width=asked["width"])
+    return {"peak_bytes": whole_clip_bytes(model, shape, TARGETS[asked["target"]])}
 
 
 def _decode(asked: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from handheld.models import TurboVAEDecoder
+from handheld.models.streaming import stream_frames
 from handheld.runtime.bundle import Bundle, BundleWriter
 from handheld.runtime.manifest import Method, RewriteRecord, TensorSpec
 from handheld.runtime.stream_plan import StreamPlan
@@ -21,6 +21,7 @@ from .errors import ExportError
 from .lowering import Progress, Step, costs_of, lower, rewritten_for
 from .streaming import PassCut
 from .streaming.lower import check_streams, lower_stream
+from .streaming.units import spec_of, units_of
 from .target import Job, Lowered, Shape, Target, leave_out
 from .targets import TARGETS
 
@@ -118,8 +119,8 @@ def export(
             none is calibrated on its example.
         more: examples in other shapes, each of which becomes one more method or function of every artefact. Of a
             streamed artefact, clips of other lengths that it is verified on.
-        stream: cut the decoder, a TurboVAEDecoder, like this (`streaming.default_cuts`) and export artefacts that
-            stream: they decode clips of any length, of the latents' height and width.
+        stream: cut the decoder, which declares its layers, like this (`streaming.default_cuts`) and export
+            artefacts that stream: they decode clips of any length, of the latents' height and width.
         name: for people, in the manifest.
         provenance: where the weights come from; the manifest keeps it.
         without: names of rewrites to leave out, for all targets, also where they are one of several options.
@@ -157,7 +158,6 @@ def export(
             if stream is None:
                 _lower(model, clips, target, chosen, provenance, writer, progress, validate)
             else:
-                assert isinstance(model, TurboVAEDecoder)
                 _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress, validate)
         progress(Step("", "hashing and writing the bundle"))
         for clip in clips:
@@ -207,8 +207,8 @@ def _check_shapes(shapes: Sequence[Tensor], targets: Sequence[Target]) -> None:
 def _check_stream(
     model: nn.Module, examples: Sequence[Tensor], targets: Sequence[Target], precision: str | None
 ) -> None:
-    if not isinstance(model, TurboVAEDecoder):
-        raise ExportError(f"A {type(model).__name__} is not exported for streaming; a TurboVAEDecoder is.")
+    units_of(model)
+    spec_of(model)
     if len(planes := {tuple(latents.shape[3:]) for latents in examples}) > 1:
         raise ExportError(
             f"A streamed artefact has one height and width, for any number of frames; latents of {sorted(planes)} "
@@ -229,11 +229,10 @@ def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]
             )
 
 
-def _too_large_for_whole(model: nn.Module, latents: Tensor) -> TypeGuard[TurboVAEDecoder]:
-    if not isinstance(model, TurboVAEDecoder):
-        return False
+def _too_large_for_whole(model: nn.Module, latents: Tensor) -> bool:
     _, _, t, h, w = latents.shape
-    return 3 * model.spec.frames(t) * h * w * model.spec.spatial**2 > _WHOLE_GOLDEN
+    spec = spec_of(model)
+    return 3 * spec.frames(t) * h * w * spec.spatial**2 > _WHOLE_GOLDEN
 
 
 def _clip(
@@ -241,7 +240,8 @@ def _clip(
 ) -> _Clip:
     with torch.no_grad():
         if streamed and _too_large_for_whole(model, latents):
-            frames = torch.cat([*model.stream(latents, chunk=_GOLDEN_CHUNK)], dim=2)
+            layered: Any = model  # `_check_stream` has seen its layers
+            frames = torch.cat([*stream_frames(layered, latents, _GOLDEN_CHUNK, 1)], dim=2)
         else:
             frames = model(latents)
     *_, t, h, w = frames.shape
@@ -290,7 +290,7 @@ def _lower(
 
 
 def _lower_stream(
-    model: TurboVAEDecoder,
+    model: nn.Module,
     clips: Sequence[_Clip],
     target: Target,
     precision_name: str,

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from handheld.models import TurboVAEDecoder
 from handheld.runtime.stream_plan import Timeline
 
 from ..errors import ExportError
-from .units import Survey, units_of
+from .call import Survey
+from .units import is_causal, on_meta, spec_of, units_of
 
 # A call of fewer frames costs more for each: a convolution in Winograd's form has tiles of two frames and more, and
 # every call does a part of its work for the frames that it keeps, too.
@@ -49,7 +50,7 @@ class _Layer:
     """A unit: where the clip stands behind it, against its own input, and operations per frame of that.
 
     Attributes:
-        ahead: as `Unit.ahead`.
+        ahead: as `Layer.early`.
         taken, given: elements of a frame of its input and its output.
         states: elements of its states.
     """
@@ -62,7 +63,7 @@ class _Layer:
     states: int
 
 
-def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
+def default_cuts(model: nn.Module, frames: int, chunk: int = 1) -> tuple[PassCut, ...]:
     """One pass over the whole frame, fast rather than small.
 
     A segment's first calls compute frames before the clip, as many as it looks ahead behind its first convolution,
@@ -87,7 +88,7 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     # By units: what the best cuts of so many waste, and they.
     least: list[tuple[float, tuple[Cut, ...]]] = [(0.0, ())]
     rates = [chunk]
-    causal = model.config.decoder_causal
+    causal = is_causal(units_of(model).values())
     least_frames = max(chunk, _LEAST_FRAMES)
     sizes = range(least_frames, least_frames + _MORE_FRAMES + 1)
     for stop in range(1, len(layers) + 1):
@@ -104,7 +105,7 @@ def default_cuts(model: TurboVAEDecoder, frames: int, chunk: int = 1) -> tuple[P
     return (PassCut(least[-1][1]),)
 
 
-def work_of(model: TurboVAEDecoder) -> list[float]:
+def work_of(model: nn.Module) -> list[float]:
     """Operations of each unit per latent frame of a long clip, for latents of 8x8."""
     work, rate = [], 1
     for layer in _layers(model):
@@ -113,18 +114,18 @@ def work_of(model: TurboVAEDecoder) -> list[float]:
     return work
 
 
-def _layers(model: TurboVAEDecoder) -> list[_Layer]:
-    with torch.device("meta"):  # shapes without values; any size of frame gives the same ratios
-        units = units_of(TurboVAEDecoder(model.config)).values()
-        x = torch.empty(1, model.spec.channels, _LEAST_FRAMES, 8, 8)
+def _layers(model: nn.Module) -> list[_Layer]:
+    # Shapes without values; any size of frame gives the same ratios.
+    units = units_of(on_meta(model)).values()
+    x = torch.empty(1, spec_of(model).channels, _LEAST_FRAMES, 8, 8, device="meta")
     layers = []
     for unit in units:
         flow, taken = Survey(), x[0, :, 0].numel()
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            x = unit(x, flow)[:, :, :_LEAST_FRAMES]
+            x = unit.run(x, flow)[:, :, :_LEAST_FRAMES]
         operations = counter.get_total_flops() / _LEAST_FRAMES
         states = sum(map(math.prod, flow.states))
-        layers.append(_Layer(unit.ahead, flow.at, operations, taken, x[0, :, 0].numel(), states))
+        layers.append(_Layer(unit.early, flow.at, operations, taken, x[0, :, 0].numel(), states))
     return layers
 
 

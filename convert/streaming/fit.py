@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
-
-from handheld.models import TurboVAEDConfig, TurboVAEDecoder
+from torch import fx, nn
 
 from ..graph.cost import multiply_adds
 from ..graph.memory import lifetimes, live_bytes
@@ -19,11 +17,12 @@ from .cuts import PassCut, default_cuts
 from .memory import StreamSize, UnitSizes
 from .overheads import Overhead, overhead_of
 from .planner import Planner
+from .units import on_meta
 
 
 @dataclass(frozen=True)
 class StageSize:
-    """A stage of the decoder: conv_in, mid_block, up_blocks.0 ..., tail.
+    """A stage of the decoder, as conv_in, mid_block, up_blocks.0, tail.
 
     Attributes:
         weight_bytes: as the whole-clip artefact has them.
@@ -108,7 +107,7 @@ class Fit:
 
 
 def fit(
-    config: TurboVAEDConfig,
+    model: nn.Module,
     latents: Sequence[int],
     target: Target,
     budget_bytes: int,
@@ -117,6 +116,7 @@ def fit(
     """Compute what decoding takes of memory, from graphs on the meta device; nothing runs.
 
     Args:
+        model: declares its layers; its weights are not read.
         latents: shape (1, C, T', H', W').
         target: need not be installed.
         precision: a name in the target's `precisions`; None is its default.
@@ -128,10 +128,8 @@ def fit(
     name = precision or target.default_precision
     wanted = target.precision(name)
     _, _, frames, height, width = latents
-    with torch.device("meta"):  # shapes without values
-        model = TurboVAEDecoder(config).eval()
-        example = torch.empty(tuple(latents))
-    graph = capture(model, (example,))
+    model = on_meta(model).eval()
+    graph = capture(model, (torch.empty(tuple(latents), device="meta"),))
     apply(graph, wanted.rewrites)
     planner = Planner(UnitSizes(model, height, width, wanted), frames, overhead)
     cuts = default_cuts(model, frames)
@@ -149,27 +147,20 @@ def fit(
     )
 
 
-def whole_clip_bytes(
-    config: TurboVAEDConfig, latents: Sequence[int], target: Target, precision: str | None = None
-) -> int:
+def whole_clip_bytes(model: nn.Module, latents: Sequence[int], target: Target, precision: str | None = None) -> int:
     """The peak of a process that decodes a whole clip at once, as `fit` has it."""
-    with torch.device("meta"):
-        model = TurboVAEDecoder(config).eval()
-        example = torch.empty(tuple(latents))
     wanted = target.precision(precision or target.default_precision)
-    graph = capture(model, (example,))
+    graph = capture(on_meta(model).eval(), (torch.empty(tuple(latents), device="meta"),))
     apply(graph, wanted.rewrites)
     return overhead_of(target.runtime).whole_clip_bytes(graph, wanted.dtype)
 
 
 def choose_cuts(
-    model: TurboVAEDecoder, latents: Sequence[int], target: Target, precision: str, budget_bytes: int
+    model: nn.Module, latents: Sequence[int], target: Target, precision: str, budget_bytes: int
 ) -> tuple[PassCut, ...] | None:
     """The fastest cuts within a budget, as `fit` proposes them; None where there are none."""
     _, _, frames, height, width = latents
-    with torch.device("meta"):
-        shapes = TurboVAEDecoder(model.config).eval()
-    sizes = UnitSizes(shapes, height, width, target.precision(precision))
+    sizes = UnitSizes(model, height, width, target.precision(precision))
     found = Planner(sizes, frames, overhead_of(target.runtime)).fitting(budget_bytes)
     return found[0] if found else None
 
@@ -177,31 +168,28 @@ def choose_cuts(
 def _stages(graph: fx.GraphModule, dtype: torch.dtype, planner: Planner) -> list[StageSize]:
     weights: dict[str, int] = {}
     peaks: dict[str, int] = {}
-    stage = "conv_in"
+    states: dict[str, int] = {}
+    for name, size_bytes in planner.state_bytes().items():
+        states[_stage_of(name)] = states.get(_stage_of(name), 0) + size_bytes
+    stage, last = next(iter(states)), list(states)[-1]
     seen: set[str] = set()
     for node, live in live_bytes(graph, lifetimes(graph, dtype)).items():
         if node.op == "get_attr":
             continue
-        stage = _stage_of(module_of(node)) or stage
+        own = _stage_of(module_of(node))
+        stage = own if own in states else last if own else stage
         peaks[stage] = max(peaks.get(stage, 0), live)
         for source in node.all_input_nodes:
             if source.op == "get_attr" and source.target not in seen:
                 seen.add(str(source.target))
                 weights[stage] = weights.get(stage, 0) + _held_bytes(graph, str(source.target), dtype)
-    states: dict[str, int] = {}
-    for name, size_bytes in planner.state_bytes().items():
-        states[_stage_of(name)] = states.get(_stage_of(name), 0) + size_bytes
     return [StageSize(name, weights.get(name, 0), peak, states.get(name, 0)) for name, peak in peaks.items()]
 
 
 def _stage_of(module: str) -> str:
-    """The stage that a module belongs to; empty for none."""
+    """The stage of a module: the first name in its path, with a number that follows. Empty for none."""
     first, *rest = module.split(".")
-    if first == "up_blocks" and rest:
-        return f"{first}.{rest[0]}"
-    if first in ("conv_in", "mid_block", ""):
-        return first
-    return "tail"
+    return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first
 
 
 def _held_bytes(graph: fx.GraphModule, target: str, dtype: torch.dtype) -> int:

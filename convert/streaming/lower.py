@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from handheld.models import TurboVAEDecoder
 from handheld.runtime.manifest import RewriteRecord
 from handheld.runtime.stream_plan import StreamPlan
 
@@ -33,7 +32,7 @@ class Streamed:
 
 
 def lower_stream(
-    model: TurboVAEDecoder,
+    model: nn.Module,
     target: Target,
     precision_name: str,
     cuts: Sequence[PassCut],

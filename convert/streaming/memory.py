@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from handheld.models import TurboVAEDecoder
 from handheld.runtime.stream_plan import Segment, StreamPlan
 
 from ..graph.cost import moved_bytes, multiply_adds, weight_bytes
@@ -26,7 +25,7 @@ from .cuts import Cut, PassCut
 from .overheads import Overhead
 from .program_size import ProgramSize
 from .segments import SegmentModule, build
-from .units import units_of
+from .units import on_meta, units_of
 from .worth import WeightWorth
 
 # Frames are given in fp32 at least, each while the caller still has the one before.
@@ -42,17 +41,17 @@ class UnitSizes:
     stay inside units, and windows of fewer rows need less in proportion.
 
     Args:
-        model: on the meta device.
+        model: declares layers; on the meta device, or it is copied there.
         height, width: of the latents.
         precision: the target's, whose rewrites are applied.
     """
 
-    def __init__(self, model: TurboVAEDecoder, height: int, width: int, precision: Precision) -> None:
-        self.model, self.height, self.width, self.precision = model, height, width, precision
+    def __init__(self, model: nn.Module, height: int, width: int, precision: Precision) -> None:
+        self.model, self.height, self.width, self.precision = on_meta(model), height, width, precision
         self._modules: dict[int, list[SegmentModule]] = {}
         self._known: dict[tuple[object, ...], ProgramSize] = {}
-        self._count = len(units_of(model))
-        self._worth = WeightWorth(model)
+        self._count = len(units_of(self.model))
+        self._worth = WeightWorth(self.model)
 
     def segments(self, chunk: int) -> list[Segment]:
         """The units as segments for so many frames a call."""
@@ -64,7 +63,7 @@ class UnitSizes:
 
     def of(self, module: SegmentModule) -> ProgramSize:
         """Of a segment of this decoder."""
-        key = (repr(module.units), module.plan.input, module.plan.output, module.plan.states)
+        key = (repr(module.layers), module.plan.input, module.plan.output, module.plan.states)
         if key not in self._known:
             self._known[key] = self._measure(module)
         return self._known[key]

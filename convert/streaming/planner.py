@@ -23,6 +23,7 @@ from .cuts import Cut, PassCut
 from .memory import StreamSize, UnitSizes, passing_bytes, stream_size
 from .overheads import Overhead
 from .program_size import ProgramSize
+from .units import is_causal, units_of
 
 _CHUNKS = (*range(1, 11), 12, 14, 16)  # close together: where few calls make a clip, the last is rarely full
 _STEPS = (1, 2, 4, 8, 16)  # of a causal decoder, whose segments keep in step
@@ -176,7 +177,7 @@ class Planner:
 
         In a causal decoder frames would wait for the next latent where segments are out of step.
         """
-        return _STEPS if self.sizes.model.config.decoder_causal else (None,)
+        return _STEPS if is_causal(units_of(self.sizes.model).values()) else (None,)
 
     def _search(self, budget: float, step: int | None) -> tuple[float, tuple[PassCut, ...]] | None:
         """The work and the cuts of the fastest plan of a budget."""

@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from handheld.models import TurboVAEDecoder
+from handheld.models.layers import Layer, run_all
 from handheld.runtime.stream_plan import Pass, Segment, StreamPlan, Strip
 
 from ..errors import ExportError
+from .call import Call, Survey, as_clip, as_frames
 from .cuts import PassCut
-from .units import Flow, Survey, Unit, as_clip, as_frames, units_of
+from .units import is_causal, modules_of, on_meta, spec_of, units_of
 
 
 class SegmentModule(nn.Module):
-    """A run of units as one program: `Segment` has its inputs and outputs, all positional."""
+    """A run of units as one program: `Segment` has its inputs and outputs, all positional.
 
-    def __init__(self, units: Sequence[Unit], plan: Segment) -> None:
+    Its modules have the names that they have in the decoder, and captured graphs too.
+
+    Args:
+        units: layers of the decoder.
+        plan: the segment.
+        identities: sizes of the identity matrices that a call needs.
+        model: the decoder.
+    """
+
+    def __init__(self, units: Sequence[Layer], plan: Segment, identities: Iterable[int], model: nn.Module) -> None:
         super().__init__()
-        self.units = nn.ModuleList(units)
+        self.layers = tuple(units)
         self.plan = plan
+        self._sizes = sorted(identities)
+        device = next((parameter.device for parameter in model.parameters()), None)
+        for size in self._sizes:
+            self.register_buffer(f"identity_{size}", torch.eye(size, device=device), persistent=False)
+        names = {id(module): name for name, module in model.named_modules()}
+        modules = {id(module): module for unit in units for module in modules_of(unit)}
+        paths = {names.get(key) or f"function_{i}": module for i, (key, module) in enumerate(modules.items())}
+        for path in sorted(paths):  # a module before its own parts
+            _place(self, path, paths[path])
 
     def forward(self, x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         convs = len(self.plan.convs)
-        flow = Flow(more[:convs], more[convs:])
-        y = as_clip(x)
-        for unit in self.units:
-            y = unit(y, flow)
-        return (as_frames(y), *flow.kept)
+        identities = {size: self.get_buffer(f"identity_{size}") for size in self._sizes}
+        call = Call(more[:convs], more[convs:], identities)
+        return (as_frames(run_all(self.layers, as_clip(x), call)), *call.kept)
+
+
+def _place(root: nn.Module, path: str, module: nn.Module) -> None:
+    """Make a module a part of another one, under a path of names."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        if not hasattr(root, parent):
+            root.add_module(parent, nn.Module())
+        root = getattr(root, parent)
+    if not hasattr(root, name):
+        root.add_module(name, module)
 
 
 def build(
-    model: TurboVAEDecoder, cuts: Sequence[PassCut], height: int, width: int, filename: str = "{}"
+    model: nn.Module, cuts: Sequence[PassCut], height: int, width: int, filename: str = "{}"
 ) -> tuple[StreamPlan, list[SegmentModule]]:
     """Cut a decoder into segments.
 
@@ -54,11 +82,11 @@ def build(
     counted = sum(cut.units for part in cuts for cut in part.cuts)
     if counted != len(units):
         raise ExportError(f"The cuts are of {counted} units; this decoder has {len(units)}.")
-    with torch.device("meta"):  # shapes without values
-        shapes = list(units_of(TurboVAEDecoder(model.config)).values())
+    shapes = list(units_of(on_meta(model)).values())
+    causal = is_causal(shapes)
     passes: list[Pass] = []
     modules: list[SegmentModule] = []
-    shape: tuple[int, ...] = (model.spec.channels, height, width)
+    shape: tuple[int, ...] = (spec_of(model).channels, height, width)
     for part in cuts:
         segments: list[Segment] = []
         frame_height = shape[1]
@@ -67,10 +95,12 @@ def build(
             names = tuple(name for name, _ in own)
             program = filename.format(f"segment_{len(modules)}")
             surveyed, shapes = shapes[: cut.units], shapes[cut.units :]
-            before = segments[-1] if segments and model.config.decoder_causal else None
-            segment = _survey(surveyed, names, cut.chunk, _lead(before, surveyed[0], cut.chunk), shape, program)
+            before = segments[-1] if segments and causal else None
+            segment, identities = _survey(
+                surveyed, names, cut.chunk, _lead(before, surveyed[0], cut.chunk), shape, program
+            )
             segments.append(segment)
-            modules.append(SegmentModule([unit for _, unit in own], segment))
+            modules.append(SegmentModule([unit for _, unit in own], segment, identities, model))
             shape = segment.output[1:]
         windowed, strips = _windows(segments, part.strips, frame_height)
         for module, segment in zip(modules[-len(segments) :], windowed):
@@ -79,31 +109,33 @@ def build(
     return StreamPlan(tuple(passes)), modules
 
 
-def _lead(before: Segment | None, first: Unit, chunk: int) -> int:
+def _lead(before: Segment | None, first: Layer, chunk: int) -> int:
     """The lead of a segment that begins with a unit.
 
     In step with the segment before, so that each call of that fills one: then no frame waits for the next. Else
     negative, by the frames that the unit looks ahead: none of them is computed before the clip.
     """
     fits = before is not None and before.output[0] == chunk and before.end.delay < chunk
-    return before.end.delay if before is not None and fits else -first.ahead
+    return before.end.delay if before is not None and fits else -first.early
 
 
 def _survey(
-    units: Sequence[Unit], names: tuple[str, ...], chunk: int, lead: int, shape: tuple[int, ...], program: str
-) -> Segment:
-    """The segment of some units, which are on the meta device, on whole frames of `shape`, (C, H, W)."""
+    units: Sequence[Layer], names: tuple[str, ...], chunk: int, lead: int, shape: tuple[int, ...], program: str
+) -> tuple[Segment, set[int]]:
+    """The segment of some units, which are on the meta device, on whole frames of `shape`, (C, H, W).
+
+    Also sizes of identity matrices, as `SegmentModule` has them.
+    """
     if chunk < 1:
         raise ExportError(f"A chunk of {chunk} frames: a call takes 1 or more.")
     flow = Survey(lead)
     x = (chunk, *shape)
     with torch.no_grad():
-        y = as_clip(torch.empty(x, device="meta"))
-        for unit in units:
-            y = unit(y, flow)
-        output = tuple(as_frames(y).shape)
-    convs, states = tuple(flow.convs), tuple(flow.states)
-    return Segment(program, names, x, output, lead, convs, states, flow.at, flow.halo)
+        y = run_all(units, as_clip(torch.empty(x, device="meta")), flow)
+    output = tuple(as_frames(y).shape)
+    halo = min(flow.halo, output[2])  # windows of layers that read whole frames have no edges of their own
+    segment = Segment(program, names, x, output, lead, tuple(flow.convs), tuple(flow.states), flow.at, halo)
+    return segment, flow.identities
 
 
 def _windows(segments: Sequence[Segment], count: int, height: int) -> tuple[tuple[Segment, ...], tuple[Strip, ...]]:

@@ -1,217 +1,95 @@
-"""The decoder's layers, each as a unit that takes a clip's frames call by call.
-
-A unit computes what its layer does on the whole clip, delayed by the frames that it looks ahead. It shares the
-layer's weights. What it keeps between calls and how borders are replicated goes through a `Flow`, whose two kinds
-are the call of a segment and the survey that finds out shapes and delays before there is one.
-"""
+"""The layers that a decoder declares, as units of which segments are made, and the modules that they use."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from handheld.models import TurboVAEDecoder
-from handheld.models.families.turbo_vaed.blocks import Conv3d, DepthwiseSeparableConv3d, Upsampler, pad_time
-from handheld.runtime.stream_plan import TimeConv, Timeline
+from handheld.models import LatentSpec, ModelError
+from handheld.models.layers import Function, Layer, timing_of
+from handheld.models.streaming import chain_of
 
 from ..errors import ExportError
 
 
-def as_clip(frames: Tensor) -> Tensor:
-    """(T, C, H, W) to NCTHW."""
-    return frames.reshape(1, *frames.shape).transpose(1, 2)
+def units_of(model: nn.Module) -> dict[str, Layer]:
+    """A decoder's layers, by the names of its modules; the weights are the decoder's own.
 
-
-def as_frames(clip: Tensor) -> Tensor:
-    """NCTHW with N = 1 to (T, C, H, W)."""
-    return clip.transpose(1, 2).reshape(clip.shape[2], clip.shape[1], *clip.shape[3:])
-
-
-class Flow:
-    """One call: the selects and states that its units use up, in order, and the states that they leave.
-
-    Selects are (1, m, m), states (kernel - 1, C, H, W).
+    Raises ExportError for a model that declares none, and for layers that need whole clips.
     """
-
-    def __init__(self, selects: Sequence[Tensor], states: Sequence[Tensor]) -> None:
-        self._selects = iter(selects)
-        self._states = iter(states)
-        self.kept: list[Tensor] = []
-
-    def extend(self, x: Tensor, conv: StreamConv) -> Tensor:
-        """The frames that a convolution keeps, then the new ones: (1, C, kernel - 1 + t, H, W)."""
-        extended = torch.cat([as_clip(next(self._states)), x], dim=2)
-        self.kept.append(as_frames(extended[:, :, x.shape[2] :]))
-        return extended
-
-    def choose(self, extended: Tensor) -> Tensor:
-        """For each frame that a convolution reads, the one that stands there or, at a border, in its place."""
-        _, c, m, h, w = extended.shape
-        # A product of whole frames: the one form of choosing that every runtime has, and exact.
-        chosen = torch.bmm(next(self._selects), as_frames(extended).reshape(1, m, c * h * w))
-        return as_clip(chosen.reshape(m, c, h, w))
-
-    def reach(self, rows: int) -> None:
-        """A convolution in space reads so many rows around each."""
-
-    def grow(self, rate: int, dropped: int) -> None:
-        """Frames and rows multiply: `rate` frames for each, of a clip the first `dropped` lost; 2x2 pixels."""
+    declares: Any = getattr(model, "layers", None)
+    if not callable(declares) or isinstance(declares, nn.Module):
+        raise ExportError(
+            f"A {type(model).__name__} is not exported for streaming: it does not declare its layers, by a method "
+            "`layers` (docs/streaming.md). Export whole clips."
+        )
+    try:
+        layers: Mapping[str, Layer] = declares()
+        chain_of(list(layers.values()))
+    except ModelError as error:
+        raise ExportError(str(error)) from error
+    return dict(layers)
 
 
-class Survey(Flow):
-    """A call on shapes alone, which finds what a segment needs and gives."""
-
-    def __init__(self, lead: int = 0) -> None:
-        super().__init__((), ())
-        self.at = Timeline(delay=lead)
-        self.convs: list[TimeConv] = []
-        self.states: list[tuple[int, ...]] = []
-        self.halo = 0
-
-    def extend(self, x: Tensor, conv: StreamConv) -> Tensor:
-        self.convs.append(TimeConv(conv.kernel, self.at))
-        self.at = self.at.then(Timeline(delay=conv.after))
-        held = x.new_empty((1, x.shape[1], conv.kernel - 1, *x.shape[3:]))
-        self.states.append(tuple(as_frames(held).shape))
-        return torch.cat([held, x], dim=2)
-
-    def choose(self, extended: Tensor) -> Tensor:
-        return extended
-
-    def reach(self, rows: int) -> None:
-        self.halo += rows
-
-    def grow(self, rate: int, dropped: int) -> None:
-        self.at = self.at.then(Timeline(rate, dropped, dropped))
-        self.halo *= 2
+def spec_of(model: nn.Module) -> LatentSpec:
+    """The latents that a decoder takes. Raises ExportError for a model that does not say."""
+    spec = getattr(model, "spec", None)
+    if not isinstance(spec, LatentSpec):
+        raise ExportError(
+            f"A {type(model).__name__} has no `spec`, a LatentSpec: streaming needs its latents' channels."
+        )
+    return spec
 
 
-class Unit(nn.Module):
-    """A layer, called with x (1, C, t, H, W) and the flow of the call.
-
-    Attributes:
-        ahead: frames that its first convolution looks ahead, where that keeps frames of the unit's x as they come.
-    """
-
-    ahead = 0
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        raise NotImplementedError
+def is_causal(layers: Iterable[Layer]) -> bool:
+    """Whether no frame depends on a later latent frame."""
+    return timing_of(layers).causal
 
 
-class StreamConv(Unit):
-    """A convolution over time; `kernel` taps, of which `after` look ahead."""
+def on_meta(model: nn.Module) -> nn.Module:
+    """A model with the same shapes and no values, in fp32. One that is on the meta device is given back itself."""
+    tensors = [*model.parameters(), *model.buffers()]
+    if all(tensor.is_meta for tensor in tensors):
+        return model
+    # A copy that finds its tensors made already never holds the weights twice.
+    return copy.deepcopy(model, {id(tensor): _without_values(tensor) for tensor in tensors})
 
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        if not isinstance(module, Conv3d | DepthwiseSeparableConv3d):
+
+def modules_of(layer: Layer) -> list[nn.Module]:
+    """The modules that a layer uses, each once. Raises ExportError for functions that hide theirs."""
+    found: dict[int, nn.Module] = {}
+    for function in layer.functions_used:
+        owner = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
+        if isinstance(owner, nn.Module):
+            found[id(owner)] = owner
+        elif hidden := [value for value in _held(function) if isinstance(value, nn.Module | Tensor)]:
             raise ExportError(
-                f"Cannot stream a {type(module).__name__}; of the convolutions over time, Conv3d and "
-                "DepthwiseSeparableConv3d can. Export the whole clip, or restore the model's own modules."
+                f"A layer's function {function!r} holds a {type(hidden[0]).__name__} that an exported program "
+                "would not know of: declare the module itself, or a method of it."
             )
-        self.kernel = module.kernel
-        # Padding the clip (0, 1) shows how many copies of its last frame the module's rule appends.
-        padded = pad_time(torch.arange(2, device="cpu").view(1, 1, 2, 1, 1), module.kernel, module.causal)
-        self.ahead = self.after = int(padded.sum()) - 1
-        plane: Any = module.conv if isinstance(module, Conv3d) else module.depthwise_conv
-        self.rows = plane.padding[1]
-        # The module itself with the same weights, only without its padding in time, which kernel 1 turns off.
-        self.conv = copy.copy(module)
-        self.conv.kernel = 1
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        return self.on(self.extended(x, flow), flow)
-
-    def extended(self, x: Tensor, flow: Flow) -> Tensor:
-        return x if self.kernel == 1 else flow.extend(x, self)
-
-    def on(self, extended: Tensor, flow: Flow) -> Tensor:
-        """The convolution of frames that were extended before."""
-        flow.reach(self.rows)
-        return self.conv(extended if self.kernel == 1 else flow.choose(extended))
+    return list(found.values())
 
 
-class StreamResidual(Unit):
-    """A ResNet block. Its input is kept once, for its first convolution and for the shortcut that the two delay."""
-
-    def __init__(self, block: Any) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = StreamConv(block.conv1), StreamConv(block.conv2)
-        self.ahead = self.conv1.ahead
-        self.norm, self.first_activation = block.norm, block.first_activation
-        if hasattr(block, "conv_shortcut"):
-            self.norm3, self.conv_shortcut = block.norm3, block.conv_shortcut
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        frames = x.shape[2]
-        extended = self.conv1.extended(x, flow)
-        # Activations before the choice of frames, so that it stands right before the convolution, into whose own
-        # combination of frames a rewrite may fold it.
-        y = self.conv1.on(self.first_activation(self.norm(extended)), flow)
-        y = self.conv2(F.silu(self.norm(y)), flow)
-        start = self.conv1.kernel - 1 - self.conv1.after - self.conv2.after
-        x = extended[:, :, start : start + frames]
-        if hasattr(self, "conv_shortcut"):  # one tap: it keeps nothing and reaches nowhere
-            x = self.conv_shortcut(self.norm3(x))
-        return y + x
+def weights_of(layer: Layer) -> int:
+    """Values of the parameters that a layer uses."""
+    parameters = chain.from_iterable(module.parameters() for module in modules_of(layer))
+    return sum({id(p): p.numel() for p in parameters}.values())
 
 
-class StreamUpsampler(Unit):
-    """Convolution, frames interleaved, pixels shuffled. The frames that a clip loses are left to the timeline."""
-
-    def __init__(self, module: Upsampler) -> None:
-        super().__init__()
-        self.conv = StreamConv(module.conv)
-        self.ahead = self.conv.ahead
-        self.rate, self.dropped = module.temporal, 0 if module.keep_first else module.temporal - 1
-        self.shuffle = copy.copy(module)
-        self.shuffle.keep_first = True
-        self.shuffle._modules = {**module._modules, "conv": nn.Identity()}
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        x = self.conv(x, flow)
-        flow.grow(self.rate, self.dropped)
-        return self.shuffle(x)
+def _held(function: Function) -> list[object]:
+    """What a function has beside its arguments."""
+    if isinstance(function, partial):
+        return [function.func, *function.args, *function.keywords.values(), *_held(function.func)]
+    return [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
 
 
-class StreamTail(Unit):
-    """All behind the last block: frame-by-frame upsamplers and the convolution to RGB."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.norm = model.norm
-        names = [name for name in ("upsampler2d_1", "upsampler2d_2") if hasattr(model, name)]
-        self.upsamplers = nn.ModuleList(getattr(model, name) for name in names)
-        self.conv_out = StreamConv(model.conv_out)
-
-    def forward(self, x: Tensor, flow: Flow) -> Tensor:
-        for upsampler in self.upsamplers:
-            x = upsampler(F.silu(self.norm(x)))
-            conv: Any = upsampler.conv
-            flow.reach(conv.padding[0])
-            flow.grow(1, 0)
-        return self.conv_out(F.silu(self.norm(x)), flow)
-
-
-def units_of(model: TurboVAEDecoder) -> dict[str, Unit]:
-    """The decoder as a chain of units, by the names of its modules; the weights are the model's own."""
-    return dict(_units(model))
-
-
-def _units(model: Any) -> Iterator[tuple[str, Unit]]:
-    yield "conv_in", StreamConv(model.conv_in)
-    for i, block in enumerate(model.mid_block.resnets):
-        yield f"mid_block.resnets.{i}", StreamResidual(block)
-    for i, up in enumerate(model.up_blocks):
-        if hasattr(up, "conv_in"):
-            yield f"up_blocks.{i}.conv_in", StreamResidual(up.conv_in)
-        for j, upsampler in enumerate(getattr(up, "upsamplers", ())):
-            yield f"up_blocks.{i}.upsamplers.{j}", StreamUpsampler(upsampler)
-        for j, block in enumerate(up.resnets):
-            yield f"up_blocks.{i}.resnets.{j}", StreamResidual(block)
-    yield "tail", StreamTail(model)
+def _without_values(tensor: Tensor) -> Tensor:
+    dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    empty = torch.empty_like(tensor, device="meta", dtype=dtype)
+    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from handheld.models import TurboVAEDecoder
+from torch import nn
 
 from ..choice.choose import with_weight_price
 from ..target import Precision
 from .cuts import work_of
-from .units import units_of
+from .units import units_of, weights_of
 
 
 class WeightWorth:
@@ -19,10 +19,10 @@ class WeightWorth:
     A choice weighs time against weights, each as a part of its own graph's.
     """
 
-    def __init__(self, model: TurboVAEDecoder) -> None:
+    def __init__(self, model: nn.Module) -> None:
         units = units_of(model)
         self._work = dict(zip(units, work_of(model)))
-        self._weights = {name: sum(p.numel() for p in unit.parameters()) for name, unit in units.items()}
+        self._weights = {name: weights_of(unit) for name, unit in units.items()}
 
     def in_segment(self, precision: Precision, units: Sequence[str]) -> Precision:
         """A precision as it applies to a segment of these units."""

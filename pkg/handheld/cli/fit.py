@@ -65,7 +65,7 @@ def run(
     found = []
     for wanted in targets:
         with status(f"Planning for {wanted.name}"):
-            result = fit(opened.model.config, tuple(latents.shape), wanted, budget_bytes, precision)
+            result = fit(opened.model, tuple(latents.shape), wanted, budget_bytes, precision)
         _show(result, f"{opened.name}, {clip}")
         found.append(result)
     if json_file is not None:

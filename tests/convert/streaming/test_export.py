@@ -66,12 +66,13 @@ def test_golden_frames_are_the_whole_clips_whichever_way_they_are_made(
 ) -> None:
     streamed = []
     model, clip = decoder(), latents(4)
-    stream = model.stream
+    stream = pipeline.stream_frames
     monkeypatch.setattr(pipeline, "_WHOLE_GOLDEN", limit)
-    monkeypatch.setattr(model, "stream", lambda *args, **kw: streamed.append(args) or stream(*args, **kw))
+    monkeypatch.setattr(pipeline, "stream_frames", lambda *args: streamed.append(args) or stream(*args))
     made = pipeline._clip(model, clip, (), first=True, streamed=True)
     assert bool(streamed) == (limit == 0)
-    torch.testing.assert_close(made.frames, model.decode(clip), rtol=0, atol=1e-5)
+    # Pieces are summed in another order; the whole clip itself is 2e-5 from fp64 here.
+    torch.testing.assert_close(made.frames, model.decode(clip), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", ["onnx", "android"])
@@ -161,7 +162,7 @@ def test_another_height_is_another_export(bundle: Bundle) -> None:
         (
             ["onnx"],
             {"model": torch.nn.Identity()},
-            "A Identity is not exported for streaming; a TurboVAEDecoder is",
+            "A Identity is not exported for streaming: it does not declare its layers",
         ),
         (["onnx"], {"more": [latents(1, height=3)]}, "has one height and width"),
         (["onnx"], {"stream": (PassCut((Cut(3, 1),)),)}, "The cuts are of 3 units"),

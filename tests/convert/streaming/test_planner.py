@@ -163,7 +163,7 @@ def test_the_peak_of_a_whole_clip_adds_up() -> None:
 
 
 def test_fit_says_what_each_stage_takes_and_what_fits() -> None:
-    found = fit(PRESETS["tiny"], (1, 48, 5, 32, 32), TARGETS["onnx"], 10**9)
+    found = fit(TurboVAEDecoder.from_preset("tiny"), (1, 48, 5, 32, 32), TARGETS["onnx"], 10**9)
     assert [stage.name for stage in found.stages] == ["conv_in", "mid_block", "up_blocks.0", "up_blocks.1", "tail"]
     weights, activations = sum(s.weight_bytes for s in found.stages), max(s.whole_bytes for s in found.stages)
     assert found.whole_bytes > overhead_of("onnxruntime").process_bytes + weights + activations
@@ -178,9 +178,9 @@ def test_fit_says_what_each_stage_takes_and_what_fits() -> None:
 
 def test_fit_says_that_nothing_fits() -> None:
     nothing = OVERHEADS["onnxruntime"].process_bytes
-    assert fit(PRESETS["tiny"], (1, 48, 5, 32, 32), TARGETS["onnx"], nothing).proposal is None
+    assert fit(TurboVAEDecoder.from_preset("tiny"), (1, 48, 5, 32, 32), TARGETS["onnx"], nothing).proposal is None
 
 
 def test_a_runtime_that_was_not_measured_is_refused() -> None:
     with pytest.raises(ExportError, match=r"What coreml takes .* has not been measured; it has for onnxruntime"):
-        fit(PRESETS["tiny"], (1, 48, 5, 4, 4), TARGETS["ios"], 10**9)
+        fit(TurboVAEDecoder.from_preset("tiny"), (1, 48, 5, 4, 4), TARGETS["ios"], 10**9)

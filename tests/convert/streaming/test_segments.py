@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from handheld.convert import ExportError
 from handheld.convert.streaming import Cut, PassCut, SegmentModule, build, default_cuts, units_of
-from handheld.convert.streaming.units import StreamConv
 from handheld.models import PRESETS, TurboVAEDecoder
+from handheld.models.layers import Layer, Window
 from handheld.runtime.manifest import Artifact, Method, TensorSpec, Tolerance
 from handheld.runtime.streaming import StreamSession
 
@@ -190,7 +190,15 @@ def in_step(model: TurboVAEDecoder) -> Iterator[Cut]:
     chunk = 1
     for unit in units_of(model).values():
         yield Cut(1, chunk)
-        chunk *= getattr(unit, "rate", 1)
+        chunk *= unit.timing.rate
+
+
+def windows_of(layer: Layer) -> list[Window]:
+    """Those with more than one tap."""
+    if isinstance(layer, Window):
+        return [layer] if layer.taps.count > 1 else []
+    parts = (*getattr(layer, "layers", ()), *getattr(layer, "branch", ()), *getattr(layer, "shortcut", ()))
+    return [window for part in parts for window in windows_of(part)]
 
 
 def test_a_block_keeps_its_input_and_that_of_its_second_convolution_and_nothing_else() -> None:
@@ -199,7 +207,7 @@ def test_a_block_keeps_its_input_and_that_of_its_second_convolution_and_nothing_
     plan, _ = build(model, [PassCut(tuple(Cut(1, 4) for _ in units))], 2, 1)
     for segment, unit in zip(plan.segments, units.values()):
         taps = [conv.kernel for conv in segment.convs]
-        assert taps == [m.kernel for m in unit.modules() if isinstance(m, StreamConv)]
+        assert taps == [window.taps.count for window in windows_of(unit)]
         assert [state[0] for state in segment.states] == [k - 1 for k in taps]
 
 
