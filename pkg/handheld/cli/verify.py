@@ -55,6 +55,31 @@ def verdicts_of(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdi
     return with_reference(bundle, verdicts)
 
 
+def _first_divergence(bundle: Bundle, verdict: Verdict) -> str:
+    """The op at which an artefact leaves its model, from the bundle's source opened again."""
+    from handheld.convert import TARGETS, ExportError
+    from handheld.convert.diagnose import RUNTIMES, first_divergence
+    from handheld.distill import DistillError
+    from handheld.models import ModelError
+    from handheld.runtime.errors import RuntimeFailure
+    from handheld.sources import open_source
+
+    artifact, provenance = verdict.artifact, bundle.manifest.provenance
+    if artifact.runtime not in RUNTIMES or artifact.stream is not None or artifact.target not in TARGETS:
+        return ""
+    source = provenance.get(str(provenance.get("source")))
+    if source is None:
+        return "No op is named: the manifest does not say which source the bundle was exported from."
+    try:
+        with status(f"Looking for the first op of {artifact.name} that diverges"):
+            preset = provenance["source"] == "preset"
+            how = {key: provenance[key] for key in ("causal", "seed") if key in provenance} if preset else {}
+            opened = open_source(str(source), **how)
+            return first_divergence(bundle, artifact, TARGETS[artifact.target], opened.model)
+    except (ExportError, ModelError, DistillError, RuntimeFailure, OSError) as error:
+        return f"No op is named: {error}"
+
+
 def _golden_latents(bundle: Bundle) -> str:
     """What the golden input is. Random values stay where clamps and norms are harmless; real ones may not."""
     origin = str(bundle.manifest.provenance.get("golden_latents", "not recorded"))
@@ -89,4 +114,6 @@ def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[V
     for v in verdicts:
         if v.reason:
             say(f"{v.artifact.name}: {v.reason}")
+        if v.status == "fail" and v.max_abs_error is not None and (where := _first_divergence(bundle, v)):
+            say(f"{v.artifact.name}: {where}")
     return verdicts
