@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from handheld.runtime.stream_plan import Timeline
 
 from ..errors import ExportError
+from ..graph.cost import counting_multiply_adds
 from .call import Survey
 from .units import is_causal, on_meta, spec_of, units_of
 
@@ -25,8 +25,8 @@ _MORE_FRAMES = 8
 
 # What a segment more has to save, as a part of the decoder's work: it is a program more, and buffers of frames, as
 # a part of the states, which any cuts hold.
-_WORTH_A_SEGMENT = 0.002
-_WORTH_BUFFERS = 0.01
+_PRICE_OF_A_SEGMENT = 0.002
+_PRICE_OF_BUFFERS = 0.01
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ def default_cuts(model: nn.Module, frames: int, chunk: int = 1) -> tuple[PassCut
             wasted, cuts = least[start]
             for n in [rates[start]] if causal else sizes:
                 buffers = n * layers[start].taken + n * rates[stop] // rates[start] * layers[stop - 1].given
-                worth = (_WORTH_A_SEGMENT + _WORTH_BUFFERS * buffers / states) * total
-                own = _wasted(layers[start:stop], lengths[start], n) + worth
+                price = (_PRICE_OF_A_SEGMENT + _PRICE_OF_BUFFERS * buffers / states) * total
+                own = _wasted(layers[start:stop], lengths[start], n) + price
                 found.append((wasted + own, (*cuts, Cut(stop - start, n))))
         least.append(min(found, key=lambda one: one[0]))
     return (PassCut(least[-1][1]),)
 
 
-def work_of(model: nn.Module) -> list[float]:
+def unit_work(model: nn.Module) -> list[float]:
     """Operations of each unit per latent frame of a long clip, for latents of 8x8."""
     work, rate = [], 1
     for layer in _layers(model):
@@ -121,9 +121,9 @@ def _layers(model: nn.Module) -> list[_Layer]:
     layers = []
     for unit in units:
         flow, taken = Survey(), x[0, :, 0].numel()
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), counting_multiply_adds() as counted:
             x = unit.run(x, flow)[:, :, :_LEAST_FRAMES]
-        operations = counter.get_total_flops() / _LEAST_FRAMES
+        operations = counted() / _LEAST_FRAMES
         states = sum(map(math.prod, flow.states))
         layers.append(_Layer(unit.early, flow.at, operations, taken, x[0, :, 0].numel(), states))
     return layers

@@ -66,7 +66,7 @@ class Proposal:
             "weight_bytes": self.size.weight_bytes,
             "temporary_bytes": self.size.temporary_bytes,
             "multiply_adds": self.size.multiply_adds,
-            "multiply_adds_around_strips": self.size.again,
+            "multiply_adds_around_strips": self.size.recomputed,
             "passes": passes,
         }
 

@@ -19,7 +19,7 @@ from ..lowering import Progress, Step, lower, rewritten_for
 from ..target import Job, Lowered, Target
 from .cuts import PassCut
 from .segments import SegmentModule, build
-from .worth import WeightWorth
+from .weight_price import WeightPrice
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def lower_stream(
     check_streams(target, precision_name)
     height, width = latents.shape[3:]
     plan, modules = build(model, cuts, height, width, "{}" + PurePosixPath(target.filename).suffix)
-    worth = WeightWorth(model)
+    weight_price = WeightPrice(model)
     folder.mkdir()
     parts: list[Lowered] = []
     records: list[tuple[RewriteRecord, ...]] = []
     for index, module in enumerate(modules, start=1):
         which = f"segment {index} of {len(modules)}: "
-        own = worth.in_segment(precision, module.plan.units)
+        own = weight_price.in_segment(precision, module.plan.units)
 
         def report(step: Step, which: str = which) -> None:
             progress(Step(step.target, which + step.doing))

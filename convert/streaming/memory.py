@@ -26,7 +26,7 @@ from .overheads import Overhead
 from .program_size import ProgramSize
 from .segments import SegmentModule, build
 from .units import on_meta, units_of
-from .worth import WeightWorth
+from .weight_price import WeightPrice
 
 # Frames are given in fp32 at least, each while the caller still has the one before.
 _GIVEN_BYTES = 4
@@ -51,7 +51,7 @@ class UnitSizes:
         self._modules: dict[int, list[SegmentModule]] = {}
         self._known: dict[tuple[object, ...], ProgramSize] = {}
         self._count = len(units_of(self.model))
-        self._worth = WeightWorth(self.model)
+        self._weight_price = WeightPrice(self.model)
 
     def segments(self, chunk: int) -> list[Segment]:
         """The units as segments for so many frames a call."""
@@ -76,7 +76,7 @@ class UnitSizes:
 
     def _measure(self, module: SegmentModule) -> ProgramSize:
         graph = capture(module, meta_inputs(module.plan))
-        apply(graph, self._worth.in_segment(self.precision, module.plan.units).rewrites)
+        apply(graph, self._weight_price.in_segment(self.precision, module.plan.units).rewrites)
         dtype = self.precision.dtype
         return ProgramSize(
             weight_bytes(graph, dtype),
@@ -103,7 +103,7 @@ class StreamSize:
         peak_bytes: most memory of the process, in each pass.
         spool_bytes: of temporary files, per pass: frames for the next one, or strips that are put together.
         multiply_adds: of the clip, all strips and the frames at its ends that are of no clip included.
-        again: of these, how many are on rows around a strip that the strip beside it computes too.
+        recomputed: of these, how many are on rows around a strip that the strip beside it computes too.
     """
 
     plan: StreamPlan
@@ -111,7 +111,7 @@ class StreamSize:
     peak_bytes: tuple[int, ...]
     spool_bytes: tuple[int, ...]
     multiply_adds: int
-    again: int
+    recomputed: int
 
     @property
     def weight_bytes(self) -> int:
@@ -129,7 +129,7 @@ def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead
     programs = {module.plan.program: sizes.of(module) for module in modules}
     itemsize = sizes.precision.dtype.itemsize
     peaks, spools = [], []
-    work, again = 0, 0.0
+    work, recomputed = 0, 0.0
     for index, part in enumerate(plan.passes):
         held = [
             (programs[segment.program], itemsize * _ends(segment), itemsize * _states(segment))
@@ -143,13 +143,13 @@ def stream_size(cuts: Sequence[PassCut], frames: int, sizes: UnitSizes, overhead
             height //= segment.scale
         for segment in part.segments:
             done = programs[segment.program].multiply_adds * segment.calls(frames) * len(part.strips)
-            again += done * (1 - height / (len(part.strips) * segment.input[2]))
+            recomputed += done * (1 - height / (len(part.strips) * segment.input[2]))
             work += done
             height *= segment.scale
             frames = segment.end.length(frames)
         spooled = index < len(plan.passes) - 1 or len(part.strips) > 1
         spools.append(frames * math.prod(part.output) * itemsize if spooled else 0)
-    return StreamSize(plan, programs, tuple(peaks), tuple(spools), work, int(again))
+    return StreamSize(plan, programs, tuple(peaks), tuple(spools), work, int(recomputed))
 
 
 def passing_bytes(read: int, given: int, itemsize: int) -> int:

@@ -16,7 +16,7 @@ from .program_size import ProgramSize
 
 _MB = 1_000_000
 
-# What programs need is known within so much: one that seems to need less than the one before may need more.
+# The needs of programs are known within this factor. Of two that differ by less, either may need more.
 _UNSURE = 1.25
 
 
@@ -28,49 +28,49 @@ class Overhead:
         process_bytes: resident with Python, numpy and the runtime, before a program is loaded.
         program_bytes: of each loaded program, beside its weights.
         weights: resident bytes per byte of weights.
-        outputs_stay: whether each program has memory of its own, while it is loaded, to which it copies what it
-            gives, or the driver has that written to memory that programs share.
+        owns_outputs: whether each program copies its outputs to memory of its own, which it keeps while it is
+            loaded. Else the driver gives it memory, which programs share.
         inner: resident bytes per byte of activations inside a program.
-        regrows: whether programs share a workspace that is given up after a larger one was taken; else the largest
-            of a pass's programs counts.
-        whole: resident bytes per byte of activations, of one program for a whole clip; None: `arena` computes it.
+        regrows: whether programs share a workspace that grows by taking a larger one before the old one is
+            released. Else a pass takes what its largest program takes.
+        whole: resident bytes per byte of activations of one program for a whole clip. None: `arena` computes them.
         source: how and where this was measured.
     """
 
     process_bytes: int
     program_bytes: int
     weights: float
-    outputs_stay: bool
+    owns_outputs: bool
     inner: float
     regrows: bool
     whole: float | None
     source: str
 
     def peak_bytes(self, held: Sequence[tuple[ProgramSize, int, int]]) -> int:
-        """Of a pass.
+        """The most memory of the process during a pass.
 
         Args:
-            held: of each segment its program, the bytes of x and y, and those of its states.
+            held: for each segment the size of its program, the bytes of x and y, and the bytes of its states.
         """
-        states = [state for _, _, state in held]  # the old ones; new ones are written beside them
+        states = [state for _, _, state in held]  # a call reads the old states and writes new ones beside them
         return int(
             self.process_bytes
             + len(held) * self.program_bytes
             + sum(self.weights * size.weight_bytes + ends for size, ends, _ in held)
             + sum(states)
-            + (sum(states) if self.outputs_stay else max(states))
-            + self.turn_bytes(self.inner_bytes(size) for size, _, _ in held)
+            + (sum(states) if self.owns_outputs else max(states))
+            + self.workspace_bytes(self.inner_bytes(size) for size, _, _ in held)
         )
 
     def inner_bytes(self, size: ProgramSize) -> int:
-        """Activations of a program that the runtime holds beside the driver's buffers."""
-        return size.written_bytes if self.outputs_stay else size.inner_bytes
+        """Activations of a program, without those in the driver's buffers."""
+        return size.written_bytes if self.owns_outputs else size.inner_bytes
 
-    def turn_bytes(self, inner: Iterable[float]) -> float:
-        """What a pass's programs come to, one running at a time.
+    def workspace_bytes(self, inner: Iterable[float]) -> float:
+        """The most memory for activations inside the programs of a pass, of which one runs at a time.
 
         Args:
-            inner: `inner_bytes` of each, in the order in which they first run.
+            inner: `inner_bytes` of each program, in the order in which they first run.
         """
         most = taken = 0.0
         for needed in inner:
@@ -80,7 +80,7 @@ class Overhead:
         return self.inner * most
 
     def whole_clip_bytes(self, graph: fx.GraphModule, dtype: torch.dtype) -> int:
-        """Of one program on a whole clip, from its graph.
+        """Memory of the process with one program for a whole clip, from its graph.
 
         Args:
             dtype: in which the artefact holds what the graph has in fp32.
@@ -98,7 +98,7 @@ OVERHEADS: dict[str, Overhead] = {
         process_bytes=106 * _MB,
         program_bytes=1 * _MB,
         weights=1.0,
-        outputs_stay=False,
+        owns_outputs=False,
         # An arena that grows by doubling, and keeps what it has for all programs.
         inner=2.5,
         regrows=False,
@@ -111,7 +111,7 @@ OVERHEADS: dict[str, Overhead] = {
         process_bytes=240 * _MB,  # its Python bindings import torch
         program_bytes=0,
         weights=1.0,
-        outputs_stay=True,
+        owns_outputs=True,
         # XNNPACK's workspace, which all programs share, and for a moment the one that it outgrew.
         inner=1.25,
         regrows=True,

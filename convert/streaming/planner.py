@@ -232,7 +232,7 @@ class Planner:
         left = budget - self._held_bytes(first, stop, parts)
         if left <= 0:
             return None
-        options = [o for o in self._options(first, stop, parts, strips, step) if self._turn_bytes([o]) < left]
+        options = [o for o in self._options(first, stop, parts, strips, step) if self._workspace_bytes([o]) < left]
         best: _Solution | None = None
         limits = sorted({option.inner_bytes for option in options})
         for limit in limits[:: max(1, len(limits) // 12)]:
@@ -244,7 +244,7 @@ class Planner:
                 work = sum(option.work for option in path)
                 if best is not None and work >= best.work:
                     break  # a higher price is more work
-                if sum(option.buffer_bytes for option in path) + self._turn_bytes(path) <= left:
+                if sum(option.buffer_bytes for option in path) + self._workspace_bytes(path) <= left:
                     best = _Solution(tuple(Cut(o.stop - o.first, o.chunk) for o in path), work)
                     break
         return best
@@ -258,14 +258,14 @@ class Planner:
         given = math.prod(units[-1].segment.output[1:]) if stop == len(self._units) else 0
         return (
             self.overhead.peak_bytes(held)
-            + states * (2 if self.overhead.outputs_stay else 1)
+            + states * (2 if self.overhead.owns_outputs else 1)
             + passing_bytes(int(read), given, self.itemsize)
         )
 
-    def _turn_bytes(self, path: Sequence[_Option]) -> float:
+    def _workspace_bytes(self, path: Sequence[_Option]) -> float:
         """What a pass's segments need at most while one runs, beside x, y and the states."""
-        inner = self.overhead.turn_bytes(option.inner_bytes for option in path)
-        return inner + (0.0 if self.overhead.outputs_stay else max(option.state_bytes for option in path))
+        inner = self.overhead.workspace_bytes(option.inner_bytes for option in path)
+        return inner + (0.0 if self.overhead.owns_outputs else max(option.state_bytes for option in path))
 
     def _rows(self, first: int, stop: int, strips: int) -> list[int] | None:
         """Rows of each unit's input in a strip; None if there is no such pass."""

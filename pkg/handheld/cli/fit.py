@@ -124,7 +124,7 @@ def _way(way: Proposal, found: Fit) -> list[str]:
         size(way.peak_bytes),
         size(way.size.temporary_bytes) if way.size.temporary_bytes else "–",
         f"{way.size.multiply_adds / found.whole_multiply_adds:.2f}x",
-        f"{way.size.again / way.size.multiply_adds:.0%}" if way.size.again else "–",
+        f"{way.size.recomputed / way.size.multiply_adds:.0%}" if way.size.recomputed else "–",
     ]
 
 

@@ -78,9 +78,9 @@ def test_work_counts_rows_around_strips_and_frames_of_no_clip(few: UnitSizes) ->
     (segment,), (program,) = whole.plan.segments, whole.programs.values()
     assert whole.multiply_adds == segment.calls(FRAMES) * program.multiply_adds
     assert segment.calls(FRAMES) * 4 > FRAMES
-    assert whole.again == 0
-    assert stripped.multiply_adds - stripped.again == pytest.approx(whole.multiply_adds, rel=0.05)
-    assert stripped.again > 0.1 * whole.multiply_adds
+    assert whole.recomputed == 0
+    assert stripped.multiply_adds - stripped.recomputed == pytest.approx(whole.multiply_adds, rel=0.05)
+    assert stripped.recomputed > 0.1 * whole.multiply_adds
 
 
 def test_a_budget_is_kept_and_more_of_it_takes_fewer_passes_and_strips(planner: Planner) -> None:
@@ -149,8 +149,8 @@ def test_the_peak_of_a_pass_adds_up() -> None:
     ],
 )
 def test_a_workspace_that_is_outgrown_counts_beside_the_new_one(inner: tuple[int, ...], most: int) -> None:
-    assert Overhead(0, 0, 1.0, True, 1.0, True, 1.0, "made up").turn_bytes(inner) == most
-    assert Overhead(0, 0, 1.0, False, 1.0, False, 1.0, "made up").turn_bytes(inner) == max(inner)
+    assert Overhead(0, 0, 1.0, True, 1.0, True, 1.0, "made up").workspace_bytes(inner) == most
+    assert Overhead(0, 0, 1.0, False, 1.0, False, 1.0, "made up").workspace_bytes(inner) == max(inner)
 
 
 def test_the_peak_of_a_whole_clip_adds_up() -> None:

@@ -1,4 +1,4 @@
-"""How dear weights are where a segment's convolutions are chosen."""
+"""The price of weights in the choice of a segment's convolutions."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from torch import nn
 
 from ..choice.choose import with_weight_price
 from ..target import Precision
-from .cuts import work_of
+from .cuts import unit_work
 from .units import units_of, weights_of
 
 
-class WeightWorth:
-    """Makes a choice in a segment, or in a unit, the one that the whole decoder's shares of time and weights give.
+class WeightPrice:
+    """Corrects the price of weights for a graph that is a part of a decoder.
 
-    A choice weighs time against weights, each as a part of its own graph's.
+    A choice weighs an option's share of the time against its share of the weights, both within the graph that it
+    sees. A segment's share of the decoder's weights differs from its share of the time, so that its choices would
+    not be those of the whole decoder. The price is multiplied by the ratio of the two shares.
     """
 
     def __init__(self, model: nn.Module) -> None:
         units = units_of(model)
-        self._work = dict(zip(units, work_of(model)))
+        self._work = dict(zip(units, unit_work(model)))
         self._weights = {name: weights_of(unit) for name, unit in units.items()}
 
     def in_segment(self, precision: Precision, units: Sequence[str]) -> Precision:
