@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from handheld.models import LatentSpec, ModelError
+from handheld.models import LatentSpec, ModelError, decoder
 from handheld.models.layers import Function, Layer, timing_of
 from handheld.models.streaming import chain_of
 
@@ -39,12 +39,10 @@ def units_of(model: nn.Module) -> dict[str, Layer]:
 
 def spec_of(model: nn.Module) -> LatentSpec:
     """The latents that a decoder takes. Raises ExportError for a model that does not say."""
-    spec = getattr(model, "spec", None)
-    if not isinstance(spec, LatentSpec):
-        raise ExportError(
-            f"A {type(model).__name__} has no `spec`, a LatentSpec: streaming needs its latents' channels."
-        )
-    return spec
+    try:
+        return decoder.spec_of(model)
+    except ModelError as error:
+        raise ExportError(str(error)) from error
 
 
 def is_causal(layers: Iterable[Layer]) -> bool:

@@ -29,5 +29,7 @@ class WeightPrice:
     def in_segment(self, precision: Precision, units: Sequence[str]) -> Precision:
         """A precision as it applies to a segment of these units."""
         work = sum(self._work[name] for name in units) / sum(self._work.values())
+        if not work:  # nothing is multiplied, as in a clamp: there is nothing to choose
+            return precision
         share = sum(self._weights[name] for name in units) / sum(self._weights.values()) / work
         return replace(precision, rewrites=with_weight_price(precision.rewrites, share))

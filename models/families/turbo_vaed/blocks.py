@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import Chain, Function, Growth, Layer, Residual, Taps, Window, bordered, declared
+from ...layers import Chain, Function, Growth, Layer, Residual, Taps, Window, declared
 
 
 class ChannelRMSNorm(nn.Module):
@@ -30,15 +30,6 @@ class ChannelLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def pad_time(x: Tensor, kernel: int, causal: bool) -> Tensor:
-    """Replicate border frames so that a convolution of `kernel` taps keeps the number of frames.
-
-    Causal: all `kernel - 1` copies are of the first frame. Otherwise half of them at each end.
-    """
-    taps = Taps.centred(kernel, causal=causal)
-    return bordered(x, taps.border, taps.before, taps.ahead)
 
 
 class Conv3d(nn.Module):
