@@ -28,7 +28,7 @@ from ..rewrites import (
     pixel_shuffle,
     safe_rms_norm,
 )
-from ..target import Job, Lowered, Precision, Target
+from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target
 from .limits import limits
 
 REWRITES = (
@@ -63,6 +63,7 @@ FP16 = Precision(
     Tolerance(
         0.05,
         "fp16 rounding through the stack: at most 0.019 in the reference evaluator, on tiny, ltx, hunyuan, dc",
+        min_psnr_db=FP16_MIN_PSNR_DB,
     ),
     torch.float16,
 )

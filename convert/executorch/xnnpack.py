@@ -32,7 +32,7 @@ from ..rewrites import (
     upsample_conv,
     winograd_frames,
 )
-from ..target import Job, Lowered, Precision, Target, in_half
+from ..target import FP16_SUMS_MIN_PSNR_DB, Job, Lowered, Precision, Target, in_half
 from . import program as pte
 from . import quantize as xnnpack
 from .indirection import transient_indirection
@@ -112,7 +112,9 @@ TARGET = Target(
             (safe_rms_norm.REWRITE, split_silu.REWRITE, *_rewrites(_cheapest(merge_border_taps.REWRITE))),
             Tolerance(
                 0.05,
-                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+                "fp16 rounding and sums through the whole stack: at most 0.026, and 56 dB, measured on tiny with "
+                "random weights",
+                min_psnr_db=FP16_SUMS_MIN_PSNR_DB,
             ),
             torch.float16,
         ),

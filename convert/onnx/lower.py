@@ -29,7 +29,7 @@ from ..rewrites import (
     temporal_winograd,
     upsample_conv,
 )
-from ..target import Job, Lowered, Precision, Target, in_half
+from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target, in_half
 from . import quantize as qdq
 from .limits import limits
 
@@ -115,7 +115,9 @@ TARGET = Target(
             (safe_rms_norm.REWRITE, *_rewrites(_cheapest(merge_border_taps.REWRITE))),
             Tolerance(
                 0.05,
-                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx with random weights",
+                "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx, 75 dB on tiny, "
+                "with random weights",
+                min_psnr_db=FP16_MIN_PSNR_DB,
             ),
             torch.float16,
         ),
