@@ -20,20 +20,18 @@ from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
     cancel_layouts,
-    channel_layer_norm,
     conv3d_taps,
     interleave_frames,
     merge_border_taps,
     pad_frames,
     pixel_shuffle,
-    safe_rms_norm,
 )
+from ..rewrites.first import first
 from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target
 from .limits import limits
 
-REWRITES = (
-    # Multi-op patterns first, while the ops that they are made of are still there.
-    channel_layer_norm.REWRITE,
+# Multi-op patterns come first, while the ops that they are made of are still there.
+_AFTER = (
     # Core ML refuses the rank 6 in it.
     interleave_frames.REWRITE,
     # coremltools converts pixel_shuffle at rank 4 only.
@@ -47,8 +45,8 @@ REWRITES = (
     cancel_layouts.REWRITE,
 )
 
-# Before anything else, while the norm still is one recognisable pattern.
-HALF_REWRITES = (safe_rms_norm.REWRITE, *REWRITES)
+REWRITES = (*first(), *_AFTER)
+HALF_REWRITES = (*first(half=True), *_AFTER)
 
 # The function that Core ML runs where none is named.
 METHOD = "main"

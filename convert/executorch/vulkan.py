@@ -13,30 +13,30 @@ from ..graph.nodes import shape_of
 from ..quiet import quiet
 from ..rewrites import (
     cancel_layouts,
-    channel_layer_norm,
     conv_stacked,
     interleave_frames,
+    pad_conv,
     pad_frames,
     pixel_shuffle,
     plain_attention,
-    safe_rms_norm,
     split_frames,
     stack_frames,
     upsample_conv,
 )
+from ..rewrites.first import first
 from ..target import FP16_SUMS_MIN_PSNR_DB, Job, Lowered, Precision, Target
 from . import program as pte
 from .vulkan_limits import limits
 
-REWRITES = (
-    # Multi-op patterns first, while the ops that they are made of are still there.
-    channel_layer_norm.REWRITE,
+# Multi-op patterns come first, while the ops that they are made of are still there.
+_AFTER = (
     plain_attention.REWRITE,
     interleave_frames.STACKED,
     split_frames.REWRITE,
     # Before pixel_shuffle_stacked and conv2d_stacked, for the shuffle and the convolution that it leaves.
     upsample_conv.REWRITE,
     pixel_shuffle.STACKED,
+    pad_conv.CROPPED,
     conv_stacked.CONV3D,
     # What the model itself convolves frame by frame.
     conv_stacked.CONV2D,
@@ -46,6 +46,8 @@ REWRITES = (
     # Last: the others leave layout changes in pairs.
     cancel_layouts.REWRITE,
 )
+
+REWRITES = (*first(stacked=True), *_AFTER)
 
 
 def lower(job: Job) -> Lowered:
@@ -94,8 +96,7 @@ TARGET = Target(
     packages=("executorch",),
     precisions={
         "fp16": Precision(
-            # Before anything else, while the norm still is one recognisable pattern.
-            (safe_rms_norm.REWRITE, *REWRITES),
+            (*first(half=True, stacked=True), *_AFTER),
             Tolerance(
                 0.05,
                 "fp16 rounding through the stack, as on the other targets; not measured on a GPU",

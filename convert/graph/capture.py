@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 
 from ..errors import ExportError
-from .nodes import constant_of, is_constant
+from .nodes import constant_of, dtype_of, is_constant, shape_of
 from .normal import normalise
 
 
@@ -33,22 +35,44 @@ def capture(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     return module
 
 
+# Make a tensor without reading one.
+_CREATIONS = (
+    torch.ops.aten.arange.default,
+    torch.ops.aten.arange.start,
+    torch.ops.aten.arange.start_step,
+    torch.ops.aten.full.default,
+    torch.ops.aten.new_full.default,
+    torch.ops.aten.new_ones.default,
+    torch.ops.aten.new_zeros.default,
+    torch.ops.aten.ones.default,
+    torch.ops.aten.zeros.default,
+)
+# Values of a created tensor that becomes a weight.
+_LARGEST_CREATED = 4096
+
+
 def fold_constants(module: fx.GraphModule) -> int:
     """Replace, in place, each op whose tensors are all weights by its result. Returns how many were replaced.
 
-    Only ops that give no more values than they take: an artefact does not grow. A head that numbers its channels in
-    another order, a scale that gains axes and a sum of weights become plain weights, which rewrites and delegates
-    know as such.
+    Only ops that give no more values than they take: an artefact does not grow. Numbers that an op makes of
+    nothing, such as a timestep or the indices of a mask, count as weights where they are few. A head that numbers
+    its channels in another order, a scale that gains axes and a sum of weights become plain weights, which rewrites
+    and delegates know as such.
     """
     count = 0
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or not node.all_input_nodes:
-            continue
-        if not all(is_constant(x) and isinstance(x.meta.get("val"), Tensor) for x in node.all_input_nodes):
-            continue
-        taken = sum(constant_of(x).numel() for x in node.all_input_nodes)
         value = node.meta.get("val")
-        if not isinstance(value, Tensor) or value.numel() > taken or node.target._schema.is_mutable:
+        # One of several results is computed from what they are all computed from.
+        maker = node.args[0] if node.target is operator.getitem else node
+        if node.op != "call_function" or not isinstance(value, Tensor) or not _is_aten(maker):
+            continue
+        if maker.target in _CREATIONS:
+            taken = _LARGEST_CREATED
+        elif maker.all_input_nodes and all(_is_weight(x) for x in maker.all_input_nodes):
+            taken = sum(constant_of(x).numel() for x in maker.all_input_nodes)
+        else:
+            continue
+        if value.numel() > taken or maker.target._schema.is_mutable:
             continue
         with module.graph.inserting_before(node):
             new = module.graph.get_attr(_store(module, _computed(node)))
@@ -62,13 +86,25 @@ def fold_constants(module: fx.GraphModule) -> int:
     return count
 
 
-def _computed(node: fx.Node) -> Tensor:
-    def tensor(x: Any) -> Any:
-        return constant_of(x).detach()
+def _is_aten(node: Any) -> TypeGuard[fx.Node]:
+    return isinstance(node, fx.Node) and isinstance(node.target, OpOverload)
 
-    args, kwargs = fx.map_arg((node.args, node.kwargs), tensor)
+
+def _is_weight(node: fx.Node) -> bool:
+    return is_constant(node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def _computed(node: fx.Node) -> Tensor:
+    def tensor(x: fx.Node) -> Tensor:
+        # Of a creation's operand nothing but the dtype is read.
+        return constant_of(x).detach() if is_constant(x) else torch.empty(shape_of(x), dtype=dtype_of(x))
+
+    maker = node.args[0] if node.target is operator.getitem else node
+    assert _is_aten(maker)
+    args, kwargs = fx.map_arg((maker.args, maker.kwargs), tensor)
     with torch.no_grad():
-        return node.target(*args, **kwargs).contiguous().clone()
+        result = maker.target(*args, **kwargs)  # type: ignore[operator]
+    return (result if maker is node else result[node.args[1]]).contiguous().clone()
 
 
 def _store(module: fx.GraphModule, value: Tensor) -> str:

@@ -10,12 +10,14 @@ its place in the targets that want it.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from handheld.runtime.manifest import Refusal, RewriteRecord
 
@@ -157,6 +159,7 @@ class Graph:
         self.watch = watch
         self._root: fx.Node | None = None
         self._constants = 0
+        self._names: dict[tuple[Any, ...], str] = {}
 
     def at(self, root: fx.Node) -> Any:
         """Context in which `call` and `constant` insert before `root` and inherit its source module."""
@@ -174,12 +177,16 @@ class Graph:
         return node
 
     def constant(self, value: Tensor) -> fx.Node:
-        """Insert a constant of the graph."""
-        name = f"_constant_{self._constants}"
-        while hasattr(self.module, name):
-            self._constants += 1
-            name = f"_constant_{self._constants}"
-        self.module.register_buffer(name, value.detach().contiguous())
+        """Insert a constant of the graph. Equal ones are stored once: a decoder that runs chunk by chunk reads its
+        weights in every chunk."""
+        value = value.detach().contiguous()
+        key = (value.dtype, tuple(value.shape), _digest(value))
+        name = self._names.get(key)
+        if name is None or not hasattr(self.module, name):
+            while hasattr(self.module, f"_constant_{self._constants}"):
+                self._constants += 1
+            name = self._names[key] = f"_constant_{self._constants}"
+            self.module.register_buffer(name, value)
         node = self.module.graph.get_attr(name)
         node.meta["val"] = torch.empty_like(value, device="meta")
         self._inherit(node)
@@ -194,6 +201,13 @@ class Graph:
         for key in ("nn_module_stack", "source_fn_stack"):
             if key in self._root.meta:
                 node.meta[key] = self._root.meta[key]
+
+
+def _digest(value: Tensor) -> bytes | int:
+    """What tells one constant from others. A tensor without values, as costs are estimated on, is its own."""
+    if value.is_meta or isinstance(value, FakeTensor):
+        return id(value)
+    return hashlib.sha256(value.cpu().reshape(-1).view(torch.uint8).numpy()).digest()
 
 
 def apply(module: fx.GraphModule, passes: Sequence[GraphPass], watch: Watch | None = None) -> list[RewriteRecord]:

@@ -17,7 +17,6 @@ from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
     cancel_layouts,
-    channel_layer_norm,
     conv3d_concat,
     conv3d_taps,
     interleave_frames,
@@ -25,10 +24,10 @@ from ..rewrites import (
     merge_border_taps,
     pad_frames,
     pixel_shuffle,
-    safe_rms_norm,
     temporal_winograd,
     upsample_conv,
 )
+from ..rewrites.first import first
 from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target, in_half
 from . import quantize as qdq
 from .limits import limits
@@ -41,11 +40,11 @@ def _cheapest(*convolutions: Rewrite) -> Choice:
     return Choice((*convolutions, conv3d_taps.REWRITE), _COSTS)
 
 
-def _rewrites(*convolutions: GraphPass) -> tuple[GraphPass, ...]:
+def _rewrites(*convolutions: GraphPass, half: bool = False) -> tuple[GraphPass, ...]:
     """The list, with what 3D convolutions become."""
     return (
         # Multi-op patterns first, while the ops that they are made of are still there.
-        channel_layer_norm.REWRITE,
+        *first(half=half),
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
         upsample_conv.PARTS,
@@ -111,8 +110,7 @@ TARGET = Target(
             Tolerance(1e-3, "fp32 sums in another order: at most 2.4e-5 measured, on ltx at 256x256x9"),
         ),
         "fp16": Precision(
-            # Before anything else, while the norm still is one recognisable pattern.
-            (safe_rms_norm.REWRITE, *_rewrites(_cheapest(merge_border_taps.REWRITE))),
+            _rewrites(_cheapest(merge_border_taps.REWRITE), half=True),
             Tolerance(
                 0.05,
                 "fp16 rounding through the whole stack: at most 0.009 measured on tiny and ltx, 75 dB on tiny, "
