@@ -70,7 +70,11 @@ def _spans(node: fx.Node) -> list[tuple[int, int, int]] | str:
 
 def _check(match: tuple[fx.Node, ...]) -> str | None:
     spans = _spans(match[0])
-    return spans if isinstance(spans, str) else ("dropout" if argument(match[0], 4) else None)
+    if isinstance(spans, str):
+        return spans
+    if argument(match[0], 4):
+        return "dropout"
+    return "queries share keys between heads" if argument(match[0], 7) else None
 
 
 def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
@@ -127,6 +131,7 @@ REWRITE = Rewrite(
             (1, 2, 5, 8),
         ),
     ),
+    keeps_keywords=True,
     near_misses=(
         Case("window", _masked(torch.ones(5, 5).tril().triu(-1) > 0), (1, 2, 5, 8), 0, "no others"),
         Case("bias", _masked(torch.linspace(0, 1, 25).reshape(5, 5)), (1, 2, 5, 8), 0, "other numbers"),

@@ -1,4 +1,4 @@
-"""Decoders of the teachers through every target's rewrites, and lowered: small random checkpoints of each family."""
+"""Decoders of the teachers through the targets' rewrites, and lowered: a small random checkpoint of each family."""
 
 from __future__ import annotations
 
