@@ -28,6 +28,14 @@ def test_a_size_below_one_is_an_error_that_names_the_option(handheld: Run, optio
     assert "1" in text
 
 
+def test_check_runs_the_graph_on_request_and_says_what_leaves_the_range_of_fp16(handheld: Run) -> None:
+    size = ["--height", 16, "--width", 16, "--frames", 3]
+    status, text, _ = handheld("check", "tiny", "-t", "ios", "-t", "onnx", *size, "--values")
+    assert status == 0
+    assert "ios, fp16: no result comes within" in text
+    assert "onnx, fp32: not fp16" in text
+
+
 def test_a_bundle_of_no_run_shows_no_picture_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

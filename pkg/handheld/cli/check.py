@@ -12,8 +12,11 @@ from . import options
 from .console import note, say, size, status, table
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from handheld.convert.graph.legality import Costs, Finding, Report
     from handheld.convert.graph.limits import Limit
+    from handheld.convert.target import Target
 
 EPILOG = (
     "Example: [dim]handheld check hunyuan --target android --height 720 --width 1280 --frames 25[/dim]. Exits with "
@@ -35,6 +38,14 @@ def run(
         Optional[Path],  # noqa: UP045
         typer.Option("--json", help="Write the whole report to this file.", show_default=False),
     ] = None,
+    values: Annotated[
+        bool,
+        typer.Option(
+            "--values",
+            help="For fp16, also run the rewritten graph on the calibration latents and name the ops that "
+            "leave its range.",
+        ),
+    ] = False,
     config: options.Config = None,
     subfolder: options.Subfolder = None,
     causal: options.Causal = False,
@@ -66,12 +77,35 @@ def run(
         with status(f"Checking for {wanted.name}"):
             report = check(opened.model, latents, wanted, precision)
         _show(report)
+        if values:
+            _show_beyond_fp16(wanted, report.precision, opened.model, opened.calibration(latents)[0])
         reports.append(report)
     if json_file is not None:
         whole = {"model": opened.name, "latents": list(latents.shape), "reports": [r.to_json() for r in reports]}
         write_atomically(json_file, (json.dumps(whole, indent=1) + "\n").encode())
     if any(report.illegal for report in reports):
         raise typer.Exit(1)
+
+
+def _show_beyond_fp16(target: Target, precision: str, model: nn.Module, clips: Sequence[Tensor]) -> None:
+    import torch
+
+    from handheld.convert.graph.capture import capture
+    from handheld.convert.graph.ranges import beyond_fp16
+    from handheld.convert.graph.rewrite import apply
+
+    chosen = target.precision(precision)
+    if chosen.dtype != torch.float16:
+        say(f"{target.name}, {precision}: not fp16, no range to leave.")
+        return
+    with status(f"Running the graph for {target.name}"):
+        graph = capture(model, (clips[0],))
+        apply(graph, chosen.rewrites)
+        found = beyond_fp16(graph, ((clip,) for clip in clips))
+    for one in found:
+        say(f"{target.name}: beyond or near the end of fp16's range (65504): {one}")
+    if not found:
+        say(f"{target.name}, {precision}: no result comes within a factor of two of the end of fp16's range.")
 
 
 def _show(report: Report) -> None:
