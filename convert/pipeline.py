@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from handheld.models import LatentStatistics
 from handheld.models.streaming import stream_frames
 from handheld.runtime.bundle import Bundle, BundleWriter
-from handheld.runtime.manifest import Method, RewriteRecord, TensorSpec
+from handheld.runtime.manifest import Method, RewriteRecord, Statistics, TensorSpec
 from handheld.runtime.stream_plan import StreamPlan
+from handheld.runtime.verify import run_once
 
 from .errors import ExportError
 from .lowering import Progress, Step, costs_of, lower, rewritten_for
@@ -104,12 +106,15 @@ def export(
     overwrite: bool = False,
     without: Collection[str] = (),
     validate: bool = False,
+    value_range: tuple[float, float] | None = None,
+    statistics: LatentStatistics | None = None,
     progress: Progress = lambda step: None,
 ) -> Bundle:
     """Lower a decoder to one artefact per target and write them as a bundle.
 
     Args:
-        model: latents (1, C, T', H', W') to frames (1, 3, T, H, W), both NCTHW; in fp32.
+        model: latents (1, C, T', H', W') to frames (1, 3, T, H, W), both NCTHW, or (1, C, H', W') to an image
+            (1, 3, H, W); in fp32.
         latents: an example, which fixes the shape and becomes the golden input; best real ones.
         out: the bundle's folder, which must not exist unless `overwrite`.
         targets: from `resolve_targets`.
@@ -125,10 +130,12 @@ def export(
         provenance: where the weights come from; the manifest keeps it.
         without: names of rewrites to leave out, for all targets, also where they are one of several options.
         validate: check each place of each rewrite as it is applied, on the example.
+        value_range: nominal range of the pictures; None takes the model's own, if it has one, else [-1, 1].
+        statistics: of the latents, for the manifest; None takes the model's own, if it has any.
         progress: called before each step.
 
     Returns:
-        The bundle, in its place.
+        The bundle, in its place. Each artefact that this machine can run has run once.
 
     Raises:
         ExportError: latents that are no single fp32 clip, calibration latents unlike them, a shape that is given
@@ -136,6 +143,7 @@ def export(
             a model that torch.export or a target refuses, or a rewritten graph that does not compute what the model
             does (the message names rewrite, node and module), a name in `without` that no target has, and weights
             that hold NaN or infinity.
+        RuntimeFailure: an artefact that its runtime does not load or run; the bundle is not kept.
         BundleError: an output folder that cannot be written.
     """
     targets = leave_out(targets, without)
@@ -147,7 +155,10 @@ def export(
         _check_stream(model, examples, targets, precision)
     _check_calibration(calibration, examples)
     model = model.eval()
-    with BundleWriter(out, overwrite=overwrite) as writer:
+    low, high = value_range or getattr(model, "value_range", None) or (-1.0, 1.0)
+    layout = "NCHW" if latents.ndim == 4 else "NCTHW"
+    normalised = bool(getattr(model, "takes_normalised", False))
+    with BundleWriter(out, overwrite=overwrite, proof=run_once) as writer:
         progress(Step("", "running the model for the golden output"))
         streamed = stream is not None
         clips = tuple(
@@ -168,13 +179,21 @@ def export(
             provenance={**provenance, "parameters": parameters},
             versions=versions(),
             inputs=[
-                TensorSpec("latents", tuple(latents.shape), description="As the encoder emits them, unnormalised.")
+                TensorSpec(
+                    "latents",
+                    tuple(latents.shape),
+                    layout=layout,
+                    description="As a diffusion model gives them." if normalised else "As the encoder emits them.",
+                    statistics=_recorded(statistics or getattr(model, "statistics", None)),
+                    normalised=normalised,
+                )
             ],
             outputs=[
                 TensorSpec(
                     "frames",
                     tuple(clips[0].frames.shape),
-                    range=(-1.0, 1.0),
+                    layout=layout,
+                    range=(float(low), float(high)),
                     description="RGB, nominal range, not clamped.",
                 )
             ],
@@ -182,13 +201,21 @@ def export(
     return writer.bundle
 
 
+def _recorded(statistics: LatentStatistics | None) -> Statistics | None:
+    return Statistics(statistics.mean, statistics.std, statistics.scaling) if statistics is not None else None
+
+
 def _check_examples(examples: Sequence[Tensor]) -> None:
     for latents in examples:
-        if latents.ndim != 5 or latents.shape[0] != 1 or latents.dtype != torch.float32:
+        if latents.ndim not in (4, 5) or latents.shape[0] != 1 or latents.dtype != torch.float32:
             raise ExportError(
-                f"Latents are {tuple(latents.shape)} {latents.dtype}; one clip (1, C, T, H, W) in float32 is "
-                "needed."
+                f"Latents are {tuple(latents.shape)} {latents.dtype}; one clip (1, C, T, H, W) or one image "
+                "(1, C, H, W) in float32 is needed."
             )
+        if not torch.isfinite(latents).all():
+            raise ExportError("The latents hold NaN or infinity: give others, as an encoder emits them.")
+    if len({latents.ndim for latents in examples}) > 1:
+        raise ExportError("Latents of clips and of images are given together: export them apart.")
     shapes = [tuple(latents.shape) for latents in examples]
     if twice := sorted({str(shape) for shape in shapes if shapes.count(shape) > 1}):
         raise ExportError(f"Latents of shape {', '.join(twice)} are given twice; give each shape once.")
@@ -244,9 +271,21 @@ def _clip(
             frames = torch.cat([*stream_frames(layered, latents, _GOLDEN_CHUNK, 1)], dim=2)
         else:
             frames = model(latents)
-    *_, t, h, w = frames.shape
+    if not isinstance(frames, Tensor) or frames.ndim != latents.ndim or frames.shape[:2] != (1, 3):
+        given = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
+        raise ExportError(
+            f"Of latents {tuple(latents.shape)} the {type(model).__name__} makes {given}; one tensor of RGB "
+            "with as many axes, (1, 3, ...), is needed."
+        )
+    if not torch.isfinite(frames).all():
+        raise ExportError(
+            f"The {type(model).__name__} makes NaN or infinity of the example latents, before anything is "
+            "rewritten. Check its weights and the latents."
+        )
+    _, _, *time, h, w = frames.shape
     own = tuple(clip for clip in calibration if clip.shape == latents.shape)
-    return _Clip(None if first else f"shape_{h}x{w}x{t}", latents, frames, own or (latents,))
+    size = "x".join(map(str, (h, w, *time)))
+    return _Clip(None if first else f"shape_{size}", latents, frames.float(), own or (latents,))
 
 
 def _lower(
@@ -304,7 +343,15 @@ def _lower_stream(
     start = time.perf_counter()
     folder = writer.artifact_dir(target.name) / _STREAM
     done = lower_stream(
-        *(model, target, precision_name, cuts, clips[0].latents, folder, progress, provenance), validate=validate
+        model,  # type: ignore[arg-type]
+        target,
+        precision_name,
+        cuts,
+        clips[0].latents,
+        folder,
+        progress,
+        provenance,
+        validate=validate,
     )
     settings = dict(done.lowered.settings)
     _add(

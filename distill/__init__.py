@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, DistillError, DistillInterrupted, RecipeError
@@ -50,3 +52,13 @@ def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+class _CallablePackage(ModuleType):
+    """`handheld.distill(...)` calls `distill`, though an import gives that name to this package."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return __getattr__("distill")(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -193,6 +193,8 @@ class BundleWriter:
         path: the bundle's folder; missing parent folders are made.
         overwrite: replace an existing bundle, at the very end. Nothing but a bundle or an empty folder is
             ever replaced.
+        proof: called with the whole bundle, still in the hidden folder, before it gets its name. What it raises
+            leaves nothing behind.
 
     Raises BundleError, before any work, for a target that exists or a parent that cannot be written; at the
     end for a bundle that is incomplete, and for a full disk.
@@ -200,7 +202,13 @@ class BundleWriter:
 
     bundle: Bundle
 
-    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        proof: Callable[[Bundle], None] = lambda bundle: None,
+    ) -> None:
+        self._proof = proof
         self._folder = StagedFolder(
             path, kind="bundle", is_kind=_may_be_replaced, overwrite=overwrite, error=BundleError
         )
@@ -305,6 +313,7 @@ class BundleWriter:
                 return
             try:
                 manifest = self._finish()
+                self._proof(Bundle(self._partial, manifest))
                 self._folder.commit()
             except OSError as failure:
                 raise self._folder.failure(failure) from failure

@@ -15,11 +15,26 @@ from .errors import BundleError
 from .stream_plan import StreamPlan, parse_plan
 
 FORMAT_VERSION = 1
-KIND = "video_decoder"
+# By the layout of what the model gives.
+KINDS = {"NCTHW": "video_decoder", "NCHW": "image_decoder"}
 
 RUNTIMES = ("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai")
 DTYPES = ("float32", "float16")
-LAYOUTS = ("NCTHW",)
+LAYOUTS = tuple(KINDS)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How a diffusion model normalises latents: n = (z - mean) / std * scaling, z being plain.
+
+    Attributes:
+        mean, std: one value per channel, or one for all.
+        scaling: one value.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scaling: float
 
 
 @dataclass(frozen=True)
@@ -30,9 +45,12 @@ class TensorSpec:
         name: as in `run({name: array})` and, behind `input.` or `output.`, in the golden file.
         shape: every dimension, in the order of `layout`.
         dtype: of the caller's array; an artefact may compute in another one (`Artifact.input_dtype`).
-        layout: one letter a dimension: batch, channels, time, height, width.
+        layout: one letter a dimension: batch, channels, time, height, width; images have no time.
         range: nominal (lowest, highest) value, not a clamp; None where there is none, as for latents.
         description: one sentence for people.
+        statistics: of latents: how plain ones and a diffusion model's become one another. None where they are the
+            same, or nothing is known.
+        normalised: of latents: whether the model takes a diffusion model's; else plain ones, as an encoder emits.
     """
 
     name: str
@@ -41,6 +59,8 @@ class TensorSpec:
     layout: str = "NCTHW"
     range: tuple[float, float] | None = None
     description: str = ""
+    statistics: Statistics | None = None
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -202,7 +222,11 @@ class Manifest:
 
     def to_json(self) -> str:
         """As written to `manifest.json`. Raises BundleError for a value that JSON does not have."""
-        tree = {"format_version": FORMAT_VERSION, "kind": KIND, **asdict(self)}
+        tree = {"format_version": FORMAT_VERSION, "kind": KINDS[self.outputs[0].layout], **asdict(self)}
+        for spec in (*tree["inputs"], *tree["outputs"]):
+            for key in ("statistics", "normalised"):  # readers of before know neither
+                if not spec[key]:
+                    del spec[key]
         for artifact in tree["artifacts"]:
             if artifact["stream"] is None:
                 del artifact["stream"]
@@ -230,7 +254,17 @@ _TENSOR = parsing.record(
         "layout": parsing.one_of(*LAYOUTS),
         "range": parsing.nullable(parsing.sequence(parsing.number(), least=2)),
         "description": _ANY_TEXT,
+        "statistics": parsing.record(
+            Statistics,
+            {
+                "mean": parsing.sequence(parsing.number(), least=1),
+                "std": parsing.sequence(parsing.number(), least=1),
+                "scaling": parsing.number(),
+            },
+        ),
+        "normalised": parsing.boolean,
     },
+    optional=("statistics", "normalised"),
 )
 _OPTION = parsing.record(
     Option,
@@ -323,20 +357,24 @@ def parse_manifest(text: str, source: str) -> Manifest:
             "Use the handheld that wrote the bundle, or export it again."
         )
     kind = tree.pop("kind", None)
-    if kind != KIND:
-        raise BundleError(f'{source} has kind {kind!r}; this handheld understands "{KIND}".')
+    if kind not in KINDS.values():
+        raise BundleError(f"{source} has kind {kind!r}; this handheld understands {', '.join(KINDS.values())}.")
     faults: list[str] = []
     manifest = _MANIFEST(tree, "", faults)
     if not faults:
-        faults = _disagreements(manifest)
+        faults = _disagreements(manifest, kind)
     if faults:
         raise BundleError(f"{source} is not valid:\n" + "\n".join(f"  {fault}" for fault in faults))
     return manifest
 
 
-def _disagreements(manifest: Manifest) -> list[str]:
+def _disagreements(manifest: Manifest, kind: str) -> list[str]:
     """Faults between fields that are each well-formed."""
-    faults = []
+    faults = [
+        f"kind: {kind}, and outputs[{index}] is {spec.layout}"
+        for index, spec in enumerate(manifest.outputs)
+        if KINDS[spec.layout] != kind
+    ]
     for side, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         faults += _repeated(f"{side}: name", [spec.name for spec in specs])
         for index, spec in enumerate(specs):
@@ -344,6 +382,14 @@ def _disagreements(manifest: Manifest) -> list[str]:
                 faults.append(
                     f"{side}[{index}].shape: {len(spec.shape)} dimensions, {spec.layout} has {len(spec.layout)}"
                 )
+            if spec.statistics is not None:
+                channels = spec.shape[1] if len(spec.shape) > 1 else 0
+                lengths = {len(spec.statistics.mean), len(spec.statistics.std)} - {1, channels}
+                if lengths or min(*spec.statistics.std, spec.statistics.scaling) <= 0:
+                    faults.append(
+                        f"{side}[{index}].statistics: wanted 1 or {channels} values of mean and std, std and "
+                        "scaling above 0"
+                    )
             if spec.range is not None and (len(spec.range) != 2 or spec.range[0] >= spec.range[1]):
                 faults.append(f"{side}[{index}].range: wanted [lowest, highest], found {list(spec.range)}")
     faults += [

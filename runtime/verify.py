@@ -63,6 +63,25 @@ def verify(bundle: Bundle, *, only: Collection[str] | None = None) -> list[Verdi
     return [_verify_one(bundle, artifact) for artifact in chosen]
 
 
+def run_once(bundle: Bundle) -> None:
+    """Load and run each artefact that this machine can run, once, in a process of its own.
+
+    Raises RuntimeFailure naming the artefact that does not load or run.
+    """
+    for artifact in bundle.artifacts:
+        if SESSIONS[artifact.runtime].unavailable():
+            continue
+        try:
+            with Worker() as worker:
+                worker.load(bundle, artifact, threads=None)
+                worker.ask("run")
+        except RuntimeFailure as error:
+            raise RuntimeFailure(
+                f"Artefact {artifact.name} was written, and does not run: {error}\nNothing was kept. "
+                f"`handheld check` says what {artifact.runtime} does not take of this model."
+            ) from error
+
+
 def _verify_one(bundle: Bundle, artifact: Artifact) -> Verdict:
     version = None
     try:

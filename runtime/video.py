@@ -27,10 +27,45 @@ _FRAGMENTED = {"movflags": "frag_every_frame+empty_moov+default_base_moof", "flu
 _CLUSTERED = {"cluster_time_limit": "0", "flush_packets": "1"}  # MKV
 
 
-def to_pixels(frames: np.ndarray) -> np.ndarray:
-    """Frames (N, 3, T, H, W) in [-1, 1] to uint8 RGB (N * T, H, W, 3), clips one after the other."""
-    pixels = np.rint((np.clip(frames, -1, 1) + 1) * 127.5).astype(np.uint8)
+PICTURES = (".png", ".jpg", ".jpeg")
+
+
+def to_pixels(frames: np.ndarray, value_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
+    """Frames (N, 3, T, H, W) or images (N, 3, H, W) to uint8 RGB (N * T, H, W, 3), clips one after the other.
+
+    Args:
+        value_range: lowest and highest value, which become 0 and 255; what is beyond is clamped.
+    """
+    low, high = value_range
+    pixels = np.rint((np.clip(frames, low, high) - low) * (255 / (high - low))).astype(np.uint8)
+    pixels = pixels[:, :, None] if pixels.ndim == 4 else pixels
     return pixels.transpose(0, 2, 3, 4, 1).reshape(-1, *pixels.shape[3:], 3)
+
+
+def write_pictures(images: Iterable[np.ndarray], path: Path, *, count: int) -> Iterator[Path]:
+    """Write uint8 RGB images (N, H, W, 3) as files, each whole or not at all; gives each path as it is written.
+
+    Args:
+        path: of the only image; of several, NAME-0.png, NAME-1.png and so on are written beside it.
+        count: how many images there are in all.
+
+    Raises RuntimeFailure for a file type that is not written, and a path that cannot be written.
+    """
+    from PIL import Image
+
+    if path.suffix.lower() not in PICTURES:
+        raise RuntimeFailure(f"{path}: images are written as {', '.join(PICTURES)}.")
+    if not path.parent.is_dir():
+        raise RuntimeFailure(f"{path.parent} is no folder: make it, or write elsewhere.")
+    index = 0
+    for batch in images:
+        for pixels in batch:
+            target = path if count == 1 else path.with_name(f"{path.stem}-{index}{path.suffix}")
+            kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+            with replacing(target, RuntimeFailure) as partial:
+                Image.fromarray(pixels).save(partial, format=kind)
+            index += 1
+            yield target
 
 
 def partial_path(path: str | os.PathLike[str]) -> Path:

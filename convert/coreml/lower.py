@@ -16,6 +16,7 @@ from handheld.runtime.manifest import Tolerance
 
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
+from ..graph.rewrite import GraphPass
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -31,7 +32,7 @@ from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target
 from .limits import limits
 
 # Multi-op patterns come first, while the ops that they are made of are still there.
-_AFTER = (
+_AFTER: tuple[GraphPass, ...] = (
     # Core ML refuses the rank 6 in it.
     interleave_frames.REWRITE,
     # coremltools converts pixel_shuffle at rank 4 only.
@@ -45,8 +46,8 @@ _AFTER = (
     cancel_layouts.REWRITE,
 )
 
-REWRITES = (*first(), *_AFTER)
-HALF_REWRITES = (*first(half=True), *_AFTER)
+REWRITES: tuple[GraphPass, ...] = (*first(), *_AFTER)
+HALF_REWRITES: tuple[GraphPass, ...] = (*first(half=True), *_AFTER)
 
 # The function that Core ML runs where none is named.
 METHOD = "main"

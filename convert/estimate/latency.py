@@ -119,7 +119,7 @@ class Estimate:
         return "multiply-adds" if self.computing >= 0.5 else "memory traffic"
 
 
-def estimate(work: Work, device: DeviceTable, calibration: Calibration | None = None) -> Estimate:
+def estimate_work(work: Work, device: DeviceTable, calibration: Calibration | None = None) -> Estimate:
     """A verdict on one run of a decoder.
 
     Args:

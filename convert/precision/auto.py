@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from handheld.models import LatentStatistics
 from handheld.runtime.bundle import Bundle, BundleWriter
 from handheld.runtime.errors import RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact
@@ -72,6 +73,8 @@ def export_smallest(
     provenance: Mapping[str, Any],
     overwrite: bool = False,
     validate: bool = False,
+    value_range: tuple[float, float] | None = None,
+    statistics: LatentStatistics | None = None,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> Bundle:
     """`pipeline.export` with a precision of its own for each target: the smallest artefact that is good enough.
@@ -107,6 +110,8 @@ def export_smallest(
                     name=name,
                     provenance=provenance,
                     validate=validate,
+                    value_range=value_range,
+                    statistics=statistics,
                     progress=progress,
                 )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -156,7 +157,8 @@ def _part(graph: Graph, node: fx.Node, parts: fx.Node) -> fx.Node:
 
 
 def _padded(graph: Graph, node: fx.Node) -> fx.Node:
-    zeros, *rest = node.args[0]
+    parts: Any = node.args[0]
+    zeros, *rest = parts
     axis = (argument(node, 1) or 0) % len(shape_of(node))
     x = rest[0] if len(rest) == 1 else graph.call(aten.cat.default, rest, axis)
     behind = len(shape_of(node)) - 1 - axis

@@ -16,6 +16,12 @@ _PUBLIC = {
     "PRESETS": "handheld.models",
     "TurboVAEDConfig": "handheld.models",
     "TurboVAEDecoder": "handheld.models",
+    "Decoder": "handheld.models",
+    "FAMILIES": "handheld.models",
+    "Family": "handheld.models",
+    "LatentStatistics": "handheld.models",
+    "from_preset": "handheld.models",
+    "load_decoder": "handheld.models",
     "LatentSpec": "handheld.models",
     "ModelError": "handheld.models",
     "TEACHERS": "handheld.models.teachers",
@@ -24,7 +30,12 @@ _PUBLIC = {
     "DistillError": "handheld.distill",
     "TARGETS": "handheld.convert",
     "check": "handheld.convert",
-    "export": "handheld.convert",
+    "Source": "handheld.convert.source",
+    "open_source": "handheld.sources",
+    "export": "handheld.exporting",
+    "estimate": "handheld.estimating",
+    "encode": "handheld.encoding",
+    "decode": "handheld.decoding",
     "resolve_targets": "handheld.convert",
     "ExportError": "handheld.convert",
     "read_bundle": "handheld.runtime.bundle",
@@ -34,10 +45,12 @@ _PUBLIC = {
     "RuntimeFailure": "handheld.runtime.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", "distill", *_PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "distill":  # the package, which is called like the function in it
+        return import_module("handheld.distill")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'handheld' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from handheld.convert import TARGETS, ExportError
-from handheld.convert.estimate import DEVICES, Work, estimate, published, read_device, recalibrated, work_of
+from handheld.convert.estimate import DEVICES, Work, estimate_work, published, read_device, recalibrated, work_of
 from handheld.convert.estimate.latency import (
     DeviceRates,
     PublishedRow,
@@ -78,12 +78,12 @@ def test_rows_out_of_memory_are_predicted_as_such_and_no_other() -> None:
     rows = published_rows()
     assert sum(row.seconds is None for row in rows) == 3
     for row in rows:
-        assert (estimate(row.work, PHONE).fits != "yes") == (row.seconds is None), row.model
+        assert (estimate_work(row.work, PHONE).fits != "yes") == (row.seconds is None), row.model
 
 
 def test_the_band_holds_four_in_five_of_the_published_rows() -> None:
     timed = [row for row in published_rows() if row.seconds]
-    inside = [found.low <= row.seconds <= found.high for row in timed for found in [estimate(row.work, PHONE)]]
+    inside = [found.low <= row.seconds <= found.high for row in timed for found in [estimate_work(row.work, PHONE)]]
     assert sum(inside) / len(inside) >= 0.8
 
 
@@ -122,9 +122,9 @@ def test_times_of_another_device_scale_with_its_peaks() -> None:
     asked = work(10**11, 10**10, 10**10)
     computing, moving = published().rates.seconds(asked, 0)
     assert transferred(published(), half).rates.seconds(asked, 0) == pytest.approx((computing, 2 * moving))
-    found = estimate(work(10**9, 10**10, 10**10), PHONE)
+    found = estimate_work(work(10**9, 10**10, 10**10), PHONE)
     assert found.bound == "memory traffic"
-    assert estimate(work(10**13, 10**8, 10**8), PHONE).bound == "multiply-adds"
+    assert estimate_work(work(10**13, 10**8, 10**8), PHONE).bound == "multiply-adds"
     assert found.low < found.seconds < found.high
     assert found.frames_per_second == pytest.approx(9 / found.seconds)
 
@@ -132,10 +132,10 @@ def test_times_of_another_device_scale_with_its_peaks() -> None:
 def test_unknown_stays_unknown_until_calibrated() -> None:
     pixel = read_device("pixel-9")
     asked = work(10**11, 10**9, 10**9)
-    found = estimate(asked, pixel)
+    found = estimate_work(asked, pixel)
     assert (found.seconds, found.low, found.bound, found.fits, found.load_seconds) == (None,) * 5
     mine = recalibrated(pixel, [(asked, 2.0)], "mine.json")
-    assert estimate(asked, pixel, mine).seconds == pytest.approx(2.0)
+    assert estimate_work(asked, pixel, mine).seconds == pytest.approx(2.0)
     assert mine.errors == published().errors  # one model says nothing of the band
 
 
@@ -146,7 +146,7 @@ def test_own_profiles_scale_all_times_by_one_factor() -> None:
     assert mine.scale == pytest.approx(2)
     assert mine.errors == pytest.approx((0, 0, 0), abs=1e-9)
     other = work(3 * 10**11, 10**10, 10**9)
-    assert estimate(other, PHONE, mine).seconds == pytest.approx(2 * estimate(other, PHONE).seconds)
+    assert estimate_work(other, PHONE, mine).seconds == pytest.approx(2 * estimate_work(other, PHONE).seconds)
     off = recalibrated(PHONE, [(one, s * f) for one, s, f in zip(works, seconds, (1, 1, 4))], "mine.json")
     assert off.errors == pytest.approx((1, 1, -0.75))  # the others' factor is 2, 2 and 1
     with pytest.raises(ExportError, match="nothing to calibrate on"):
@@ -157,7 +157,7 @@ def test_own_profiles_scale_all_times_by_one_factor() -> None:
     ("memory", "fits"), [(10**9, "yes"), (3 * 10**9 + 1, "with the entitlement"), (7 * 10**9, "no")]
 )
 def test_memory_is_weights_and_peak_against_the_limit(memory: int, fits: str) -> None:
-    found = estimate(work(10**9, 10**6, 10**6, weights=4 * 10**8, peak=memory - 4 * 10**8), PHONE)
+    found = estimate_work(work(10**9, 10**6, 10**6, weights=4 * 10**8, peak=memory - 4 * 10**8), PHONE)
     assert (found.memory_bytes, found.fits) == (memory, fits)
 
 
@@ -176,7 +176,7 @@ def test_every_table_states_its_sources_and_a_target(tmp_path: Path) -> None:
     }
     (tmp_path / "own.json").write_text(json.dumps(own))
     device = read_device(str(tmp_path / "own.json"))
-    assert estimate(work(1, 1, 1, weights=10**9), device).load_seconds == pytest.approx(0.5)
+    assert estimate_work(work(1, 1, 1, weights=10**9), device).load_seconds == pytest.approx(0.5)
 
 
 def test_a_device_table_with_faults_is_refused_with_all_of_them(tmp_path: Path) -> None:

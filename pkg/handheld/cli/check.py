@@ -68,10 +68,7 @@ def run(
     with status(f"Loading {source}"):
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
     latents, _ = opened.example(frames, height, width)
-    t, h, w = latents.shape[2:]
-    spec = opened.spec
-    clip = f"{spec.frames(t)} frames of {h * spec.spatial}x{w * spec.spatial}"
-    note(f"{opened.name}: latents {'x'.join(map(str, latents.shape))} to {clip}")
+    note(f"{opened.name}: latents {'x'.join(map(str, latents.shape))} to {opened.describe(latents)}")
     reports = []
     for wanted in targets:
         with status(f"Checking for {wanted.name}"):

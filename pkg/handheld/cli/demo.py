@@ -36,7 +36,7 @@ def run(
 
     from handheld.convert import resolve_targets
     from handheld.distill import Recipe, parse_recipe
-    from handheld.sources import open_source
+    from handheld.exporting import plan_export
 
     from . import decode, distill, encode
     from .export import export_and_show
@@ -60,9 +60,8 @@ def run(
 
     err.rule("2 of 5: export")
     with status("Loading the student"):
-        source = open_source(str(run_folder))
-    latents, origin = source.example(None, None, None)
-    exported = export_and_show(source, latents, origin, targets, "fp32", bundle, overwrite=True)
+        plan = plan_export(run_folder, targets=targets, precision="fp32")
+    exported = export_and_show(plan, bundle, overwrite=True)
 
     err.rule("3 of 5: verify")
     verdicts = verify_and_show(exported)

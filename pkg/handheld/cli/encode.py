@@ -8,7 +8,6 @@ from typing import Annotated, Optional
 import typer
 
 from .console import say
-from .errors import CommandError
 from .progress import bar
 
 EPILOG = (
@@ -54,41 +53,22 @@ def run(
     Latents are written as the encoder emits them: (clips, channels, time, height, width), not normalised for a
     diffusion model.
     """
-    import numpy as np
-    import torch
+    from handheld.encoding import encode
 
-    from handheld.distill.data.reading import Unreadable, read_cropped
-    from handheld.latents_file import write_latents
-    from handheld.models.teachers import load_teacher
-    from handheld.runtime.bundle import read_bundle
-
-    shape: tuple[int, ...] = (9, 256, 256)
-    if like is not None:
-        bundle = read_bundle(like)
-        shape = bundle.manifest.outputs[0].shape[2:]
-        origin = bundle.manifest.provenance.get("teacher")
-        if teacher is None and origin:
-            teacher, source = origin["name"], source or origin["source"]
-    count, rows, columns = (own if asked is None else asked for asked, own in zip((frames, height, width), shape))
-    name = teacher or "embedded"
-    loaded = load_teacher(name, source)
-    loaded.spec.latent_shape(frames=count, height=rows, width=columns)
-
-    try:
-        pictures, fps = read_cropped(video, rows, columns, count * clips)
-    except Unreadable as error:
-        raise CommandError(f"{video} is not a video that can be read: {error}.") from error
-    whole = len(pictures) // count
-    if not whole:
-        raise CommandError(f"{video} has {len(pictures)} frames; one clip is {count}. Give fewer --frames.")
-    latents = []
     with bar("encoding") as update:
-        for i in range(whole):
-            clip = torch.from_numpy(pictures[i * count : (i + 1) * count]).permute(3, 0, 1, 2)[None].float()
-            latents.append(loaded.encode(clip / 127.5 - 1).numpy())
-            update(i + 1, whole, f"clip {i + 1}")
-    written = np.concatenate(latents)
-    write_latents(out, written, {"teacher": name, "source": loaded.source, "fps": f"{fps:g}", "video": video.name})
-    say(f"{out}: {whole} clips of {count} frames, latents {'x'.join(map(str, written.shape))}, {fps:g} fps")
-    if left := len(pictures) - whole * count:
-        say(f"The last {left} frames make no whole clip and were left out.")
+        done = encode(
+            video,
+            out,
+            like=like,
+            teacher=teacher,
+            source=source,
+            frames=frames,
+            height=height,
+            width=width,
+            clips=clips,
+            progress=update,
+        )
+    shape = "x".join(map(str, done.shape))
+    say(f"{out}: {done.shape[0]} clips of {done.frames} frames, latents {shape}, {done.fps:g} fps")
+    if done.left_out:
+        say(f"The last {done.left_out} frames make no whole clip and were left out.")

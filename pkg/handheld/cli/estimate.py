@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -10,11 +9,9 @@ import typer
 
 from . import options
 from .console import say, size, status, table
-from .errors import CommandError
 
 if TYPE_CHECKING:
-    from handheld.convert.estimate import Calibration, DeviceTable, Estimate, Work
-    from handheld.runtime.profile_record import Measurement, Profile
+    from handheld.convert.estimate import Estimate
 
 EPILOG = (
     "Example: [dim]handheld estimate ltx --device iphone-16-pro --height 512 --width 512 --frames 17[/dim]. Exits "
@@ -51,23 +48,23 @@ def run(
     calibrated on published figures, whose error is shown. An estimate is no measurement: its band is wide, and it
     knows nothing of heat. A profile from a phone narrows it. docs/estimate.md has the model and its sources.
     """
-    from handheld.convert import TARGETS
-    from handheld.convert.estimate import estimate, read_device, work_of
+    from handheld.estimating import estimate
     from handheld.sources import open_source
 
-    devices = [read_device(name) for name in device]
     with status(f"Loading {source}"):
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
+    with status("Reading graphs"):
+        found = estimate(
+            opened,
+            device,
+            frames=frames,
+            height=height,
+            width=width,
+            precision=precision,
+            calibrate=calibrate or (),
+        )
     latents, _ = opened.example(frames, height, width)
-    model, example = opened.model.to("meta"), latents.to("meta")
-    found = []
-    for one in devices:
-        with status(f"Reading the graph for {one.title}"):
-            work = work_of(model, example, TARGETS[one.target], precision)
-        calibration = _calibrated(one, calibrate) if calibrate else None
-        found.append(estimate(work, one, calibration))
-    h, w = latents.shape[3:]
-    clip = f"{found[0].work.frames} frames of {w * opened.spec.spatial}x{h * opened.spec.spatial}"
+    clip = opened.describe(latents)
     table(
         f"ESTIMATE, not measured: {opened.name}, {clip}",
         ["device", "ms", "ms, band", "FPS", "FPS, band", "bound by", "memory", "fits"],
@@ -116,46 +113,3 @@ def _remarks(one: Estimate) -> list[str]:
     if one.load_seconds:
         lines.append(f"loading takes {one.load_seconds * 1e3:.0f} ms or more: weights over the storage's rate.")
     return lines
-
-
-def _calibrated(device: DeviceTable, paths: Sequence[Path]) -> Calibration:
-    """Rates of a device from profiles that were measured on it."""
-    from handheld.convert import TARGETS
-    from handheld.convert.estimate import recalibrated
-    from handheld.runtime.profile_file import read_profile
-
-    measured = []
-    for path in paths:
-        profile = read_profile(path)
-        if profile.device.model not in device.models or profile.device.emulated:
-            raise CommandError(
-                f"{path} was measured on {profile.device.name}{' (emulated)' if profile.device.emulated else ''}; "
-                f"{device.name} is {' or '.join(device.models)}. Calibrate each device on its own profiles."
-            )
-        runtime = TARGETS[device.target].runtime
-        for subject in profile.subjects:
-            if subject.runtime == runtime and subject.latency is not None:
-                with status(f"Reading the graph of {subject.label}"):
-                    measured.append((_work(path, profile, subject, device), subject.latency.median_ns / 1e9))
-    return recalibrated(device, measured, ", ".join(path.name for path in paths))
-
-
-def _work(path: Path, profile: Profile, subject: Measurement, device: DeviceTable) -> Work:
-    import torch
-
-    from handheld.convert import TARGETS
-    from handheld.convert.estimate import work_of
-    from handheld.sources import open_source
-
-    origin = {} if subject.bundle is None else profile.bundles[subject.bundle].provenance
-    named = next((str(origin[key]) for key in ("preset", "run", "checkpoint") if key in origin), None)
-    if named is None or not subject.input_shapes:
-        raise CommandError(
-            f"{path}: {subject.label} does not say which model it is (a preset, a run or a checkpoint in its "
-            "bundle's provenance) or on what shape it ran, so its work cannot be computed."
-        )
-    opened = open_source(named, causal=bool(origin.get("causal", False)))
-    example = torch.empty(subject.input_shapes[0], device="meta")
-    known = TARGETS[device.target].precisions
-    precision = subject.precision if subject.precision in known else None
-    return work_of(opened.model.to("meta"), example, TARGETS[device.target], precision)

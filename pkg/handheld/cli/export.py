@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +12,12 @@ import typer
 
 from . import options
 from .console import note, say, size, status, table
-from .errors import CommandError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from handheld.convert import Step
-    from handheld.convert.streaming import PassCut
-    from handheld.convert.target import Target
+    from handheld.exporting import ExportPlan
     from handheld.runtime.bundle import Bundle
     from handheld.runtime.manifest import Artifact
-    from handheld.sources import Source
 
 EPILOG = (
     "Examples: [dim]handheld export runs/first --target ios --target android --out bundle[/dim]  ·  "
@@ -32,7 +26,6 @@ EPILOG = (
 
 
 def run(
-    source: options.Source,
     target: Annotated[
         list[str],
         typer.Option(
@@ -43,6 +36,8 @@ def run(
             show_default=False,
         ),
     ],
+    source: options.OptionalSource = None,
+    teacher: options.Teacher = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--out", "-o", help="Bundle folder to make.", show_default="SOURCE-bundle"),
@@ -118,142 +113,47 @@ def run(
     bundle: manifest, model files and golden tensors. The bundle appears at once and whole; an interrupted export
     leaves nothing.
     """
-    from handheld.convert import resolve_targets
-    from handheld.convert.choice.costs import read_table
-    from handheld.convert.precision.auto import AUTO, DEFAULT_MIN_PSNR_DB
-    from handheld.convert.target import choose_by, leave_out
+    from handheld.exporting import default_folder, plan_export
 
-    if min_psnr is not None and precision != AUTO:
-        raise CommandError(f"--min-psnr goes with --precision auto; --precision is {precision}.")
-    if chunk is not None and not stream:
-        raise CommandError(f"--chunk {chunk} goes with --stream.")
-    budget_bytes = options.bytes_of(budget) if budget is not None else None
-    if budget is not None and (not stream or len(target) > 1 or chunk is not None):
-        raise CommandError(f"--budget {budget} goes with --stream and one target, and chooses the chunks itself.")
-    if stream and precision == AUTO:
-        raise CommandError("--precision auto does not go with --stream: name a precision.")
-    sizes = _asked_sizes(shape, frames, height, width)
-    floor = None
-    if precision == AUTO:
-        if len(sizes) > 1:
-            raise CommandError("--precision auto chooses for one shape: name a precision, or give one --shape.")
-        floor = DEFAULT_MIN_PSNR_DB if min_psnr is None else min_psnr
-    targets = resolve_targets(target, "fp32" if floor is not None else precision)
-    if costs:
-        measured = read_table(costs)
-        targets = choose_by(targets, measured)
-    targets = leave_out(targets, without or ())
-    from handheld.sources import open_source
-
-    with status(f"Loading {source}"):
-        opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
-    if calibration:
-        opened = opened.with_latents(calibration)
-    examples = [opened.example(*size) for size in sizes]
-    for latents, origin in examples:
-        if calibration and opened.held_out_name not in origin:
-            raise CommandError(
-                f"{calibration} holds latents of {_sizes(opened.held_out)}, smaller than the export's "
-                f"{_sizes(latents)}: encode a larger clip, or export for the size of these."
-            )
-    # The name of the folder itself, for a source such as `.`.
-    bundle = out or Path(f"{Path(source).name or Path(source).resolve().name}-bundle")
-    (latents, origin), *more = examples
-    cuts = None
-    if stream:
-        from handheld.convert.streaming import default_cuts
-
-        cuts = default_cuts(opened.model, latents.shape[2], chunk or 1)
-        if budget_bytes is not None:
-            from handheld.convert.streaming.fit import choose_cuts
-
-            (wanted,) = targets
-            with status(f"Planning for {budget}"):
-                fitting = choose_cuts(
-                    opened.model, latents.shape, wanted, precision or wanted.default_precision, budget_bytes
-                )
-            if fitting is None:
-                raise CommandError(f"Nothing fits {budget} on {wanted.name}: handheld fit says what it would take.")
-            cuts = fitting
-        if not more and latents.shape[2] > 1:  # the other end of the lengths, to be verified too
-            more = [(latents[:, :, :1].contiguous(), f"the first frame of {origin}")]
-    exported = export_and_show(
-        *(opened, latents, origin, targets, precision, bundle, overwrite),
-        min_psnr_db=floor,
-        more=more,
-        cuts=cuts,
-        validate=validate,
-    )
+    with status(f"Loading {source or teacher}"):
+        plan = plan_export(
+            source,
+            targets=target,
+            precision=precision,
+            min_psnr_db=min_psnr,
+            frames=frames,
+            height=height,
+            width=width,
+            shapes=shape or (),
+            stream=stream,
+            chunk=chunk,
+            budget_bytes=options.bytes_of(budget) if budget is not None else None,
+            calibration=calibration,
+            costs=costs,
+            config=config,
+            subfolder=subfolder,
+            causal=causal,
+            seed=seed,
+            teacher=teacher,
+            without=without or (),
+        )
+    exported = export_and_show(plan, out or default_folder(plan.source.name), overwrite, validate=validate)
     if explain:
         for artifact in exported.artifacts:
             _explain(artifact)
     say(f"Next: handheld verify {exported.path}")
 
 
-def _asked_sizes(
-    shapes: Sequence[str] | None, frames: int | None, height: int | None, width: int | None
-) -> list[tuple[int | None, int | None, int | None]]:
-    """(frames, height, width) of each shape, None where nothing was said."""
-    if not shapes:
-        return [(frames, height, width)]
-    if (frames, height, width) != (None, None, None):
-        raise CommandError("--shape takes the place of --height, --width and --frames: give it alone.")
-    found: list[tuple[int | None, int | None, int | None]] = []
-    for text in shapes:
-        match = re.fullmatch(r"(\d+)x(\d+)x(\d+)", text)
-        if match is None:
-            raise CommandError(f"--shape {text}: wanted HEIGHTxWIDTHxFRAMES, such as 256x256x9.")
-        tall, wide, long = map(int, match.groups())
-        if (long, tall, wide) in found:
-            raise CommandError(f"--shape {text} is given twice.")
-        found.append((long, tall, wide))
-    return found
-
-
-def _sizes(latents: Tensor | None) -> str:
-    """Time, height and width of latents."""
-    return "x".join(map(str, latents.shape[2:])) if latents is not None else ""
-
-
-def export_and_show(
-    opened: Source,
-    latents: Tensor,
-    origin: str,
-    targets: Sequence[Target],
-    precision: str | None,
-    out: Path,
-    overwrite: bool,
-    min_psnr_db: float | None = None,
-    more: Sequence[tuple[Tensor, str]] = (),
-    cuts: Sequence[PassCut] | None = None,
-    validate: bool = False,
-) -> Bundle:
-    """Export a source, show what was done, and return the bundle.
-
-    Args:
-        latents, origin: the example, and a word on where it comes from.
-        min_psnr_db: for precision auto.
-        more: examples in further shapes; not for precision auto.
-        cuts: of a decoder that is exported for streaming.
-        validate: check each place of each rewrite.
-    """
-    from handheld.convert import export, export_smallest
+def export_and_show(plan: ExportPlan, out: Path, overwrite: bool, *, validate: bool = False) -> Bundle:
+    """Run an export, show what was done, and return the bundle."""
     from handheld.convert.graph.ranges import texts as beyond_fp16_texts
 
-    spec = opened.spec
-    for example, where in ((latents, origin), *more):
-        n, c, t, h, w = example.shape
-        note(
-            f"{opened.name}: latents {n}x{c}x{t}x{h}x{w} to {spec.frames(t)} frames of "
-            f"{h * spec.spatial}x{w * spec.spatial}; golden input: {where}"
-        )
-    clips, what = opened.calibration(latents)
-    clips = (*clips, *(clip for example, _ in more for clip in opened.calibration(example)[0]))
-    calibrated = min_psnr_db is not None or any(
-        t.precision(precision or t.default_precision).calibrated for t in targets
-    )
-    if calibrated:
-        note(f"Calibration: {what}")
+    source = plan.source
+    for latents, origin in plan.examples:
+        shape = "x".join(map(str, latents.shape))
+        note(f"{source.name}: latents {shape} to {source.describe(latents)}; golden input: {origin}")
+    if plan.calibrated:
+        note(f"Calibration: {plan.calibration_from}")
     with status("Exporting") as spinner:
 
         def show(step: Step) -> None:
@@ -263,31 +163,22 @@ def export_and_show(
             else:
                 spinner.update(text)
 
-        how: dict[str, Any] = {
-            "precision": precision,
-            "more": [example for example, _ in more],
-            "stream": cuts,
-            "validate": validate,
-        }
-        if min_psnr_db is not None:
-            how = {"min_psnr_db": min_psnr_db, "validate": validate}
-        calibration = {"calibration_latents": what} if calibrated else {}
-        bundle = (export if min_psnr_db is None else export_smallest)(
-            opened.model,
-            latents,
-            out,
-            targets=targets,
-            **how,
-            calibration=clips,
-            name=opened.name,
-            provenance={
-                **opened.provenance,
-                "golden_latents": "; ".join(dict.fromkeys([origin, *(where for _, where in more)])),
-                **calibration,
-            },
-            overwrite=overwrite,
-            progress=show,
-        )
+        bundle = plan.run(out, overwrite=overwrite, validate=validate, progress=show)
+    _show_bundle(bundle)
+    if plan.min_psnr_db is not None:
+        _show_trials(bundle)
+    for artifact in bundle.artifacts:
+        done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
+        say(f"{artifact.name}: {done or 'no rewrite applied'}")
+        for record in artifact.rewrites:
+            for refusal in record.refused:
+                say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
+        for text in beyond_fp16_texts(artifact.settings):
+            say(f"  {text}")
+    return bundle
+
+
+def _show_bundle(bundle: Bundle) -> None:
     table(
         f"Bundle {bundle.path}",
         ["artefact", "runtime", "precision", "size", "rewritten", "delegates", "left outside", "seconds"],
@@ -305,17 +196,6 @@ def export_and_show(
             for a in bundle.artifacts
         ],
     )
-    if min_psnr_db is not None:
-        _show_trials(bundle)
-    for artifact in bundle.artifacts:
-        done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
-        say(f"{artifact.name}: {done}")
-        for record in artifact.rewrites:
-            for refusal in record.refused:
-                say(f"  {record.name} refused {refusal.node} in {refusal.module}: {refusal.reason}")
-        for text in beyond_fp16_texts(artifact.settings):
-            say(f"  {text}")
-    return bundle
 
 
 def _explain(artifact: Artifact) -> None:

@@ -59,14 +59,11 @@ def run(
     with status(f"Loading {source}"):
         opened = open_source(source, config=config, subfolder=subfolder, causal=causal, seed=seed)
     latents, _ = opened.example(frames, height, width)
-    spec = opened.spec
-    t, h, w = latents.shape[2:]
-    clip = f"{spec.frames(t)} frames of {h * spec.spatial}x{w * spec.spatial}"
     found = []
     for wanted in targets:
         with status(f"Planning for {wanted.name}"):
             result = fit(opened.model, tuple(latents.shape), wanted, budget_bytes, precision)
-        _show(result, f"{opened.name}, {clip}")
+        _show(result, f"{opened.name}, {opened.describe(latents)}")
         found.append(result)
     if json_file is not None:
         whole = {"model": opened.name, "latents": list(latents.shape), "targets": [f.to_json() for f in found]}

@@ -9,11 +9,20 @@ import typer
 
 from .errors import CommandError
 
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="A run folder, a preset with random weights (ltx, hunyuan, cogvideox, dc, tiny), a checkpoint "
-        "(.safetensors, .pth, .ckpt), or a folder or hub id with config.json and weights.",
+_SOURCE = (
+    "A run folder, a preset with random weights (ltx, tiny, ...: docs/families.md), a checkpoint (.safetensors, "
+    ".pth, .ckpt), a folder or hub id of a diffusers autoencoder or pipeline, or package.module:factory or "
+    "file.py:factory for a module of your own."
+)
+Source = Annotated[str, typer.Argument(help=_SOURCE, show_default=False)]
+OptionalSource = Annotated[
+    Optional[str],  # noqa: UP045  typer reads this at run time
+    typer.Argument(help=_SOURCE + " With --teacher, the folder or hub id of its weights.", show_default=False),
+]
+Teacher = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help="A teacher's own decoder: embedded, ltx, hunyuan, cogvideox, wan; SOURCE may name its weights.",
         show_default=False,
     ),
 ]
