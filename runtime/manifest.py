@@ -220,9 +220,14 @@ class Manifest:
     golden: Golden
     artifacts: tuple[Artifact, ...]
 
+    @property
+    def kind(self) -> str:
+        """What the bundle is, one of KINDS."""
+        return next((KINDS[spec.layout] for spec in self.outputs), KINDS["NCTHW"])
+
     def to_json(self) -> str:
         """As written to `manifest.json`. Raises BundleError for a value that JSON does not have."""
-        tree = {"format_version": FORMAT_VERSION, "kind": KINDS[self.outputs[0].layout], **asdict(self)}
+        tree = {"format_version": FORMAT_VERSION, "kind": self.kind, **asdict(self)}
         for spec in (*tree["inputs"], *tree["outputs"]):
             for key in ("statistics", "normalised"):  # readers of before know neither
                 if not spec[key]:

@@ -116,8 +116,10 @@ def plan_export(
     faults = []
     if min_psnr_db is not None and not automatic:
         faults.append(f"a lowest PSNR ({min_psnr_db:g} dB) goes with precision auto; the precision is {precision}")
-    if (chunk, budget_bytes) != (None, None) and not stream:
-        faults.append("chunk and budget go with streaming")
+    if chunk is not None and not stream:
+        faults.append(f"a chunk ({chunk}) goes with streaming")
+    if budget_bytes is not None and not stream:
+        faults.append(f"a budget ({budget_bytes / 1e6:g}MB) goes with streaming")
     if budget_bytes is not None and (len(targets) > 1 or chunk is not None):
         faults.append("a budget goes with one target, and chooses the chunks itself")
     if automatic and stream:
@@ -130,6 +132,8 @@ def plan_export(
     opened = open_source(source, example=example, **opening)
     if calibration is not None:
         opened = with_latents_of(opened, Path(calibration))
+    if opened.layout == "NCTHW" and any(long is None for long, *_ in sizes) and shapes:
+        raise ExportError(f"The shape {shapes[0]} has no number of frames: HEIGHTxWIDTHxFRAMES, such as 256x256x9.")
     examples = [opened.example(*size) for size in sizes]
     if calibration is not None:
         _check_large_enough(opened, examples, Path(calibration))
@@ -222,7 +226,7 @@ def _sizes(shapes: Sequence[str], size: Size) -> list[Size]:
         raise ExportError("Shapes take the place of height, width and frames: give them alone.")
     found: list[Size] = []
     for text in shapes:
-        match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:x([1-9]\d*))?", text)
+        match = re.fullmatch(r"0*([1-9]\d*)x0*([1-9]\d*)(?:x0*([1-9]\d*))?", text)
         if match is None:
             raise ExportError(
                 f"The shape {text} is none: HEIGHTxWIDTHxFRAMES is wanted, such as 256x256x9; of an image 256x256."
@@ -266,7 +270,7 @@ def _cuts(
     found = choose_cuts(model, latents.shape, wanted, precision or wanted.default_precision, budget_bytes)
     if found is None:
         raise ExportError(
-            f"Nothing fits {budget_bytes / 1e6:.0f} MB on {wanted.name}: `handheld fit` says what it would take."
+            f"Nothing fits {budget_bytes / 1e6:g}MB on {wanted.name}: `handheld fit` says what it would take."
         )
     return found
 

@@ -62,8 +62,8 @@ class Latents:
         if statistics is None:
             has, wants = ("normalised", "plain") if given else ("plain", "normalised")
             raise ModelError(
-                f"{self.name} holds {has} latents, this decoder takes {wants} ones, and how they become one another is "
-                "not known: its checkpoint has no latent statistics. Give latents as it takes them."
+                f"{self.name} holds {has} latents, this decoder takes {wants} ones, and how one becomes the other "
+                "is not known: its checkpoint has no latent statistics. Give latents as it takes them."
             )
         return statistics.denormalise(self.values) if given else statistics.normalise(self.values)
 

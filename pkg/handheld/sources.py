@@ -50,8 +50,10 @@ class Asked:
         """Raise ModelError for an option that would be ignored; those that are True may be given."""
         given = {"config": self.config, "causal": self.causal, "subfolder": self.subfolder}
         allowed = {"config": config, "causal": causal, "subfolder": subfolder}
-        if wrong := [f"--{name}" for name, value in given.items() if value and not allowed[name]]:
-            raise ModelError(f"{', '.join(wrong)} does not go with {what}: leave it out.")
+        for name, value in given.items():
+            if value and not allowed[name]:
+                shown = f"--{name}" if value is True else f"--{name} {value}"
+                raise ModelError(f"{shown} does not go with {what}: leave it out.")
 
 
 @dataclass(frozen=True)

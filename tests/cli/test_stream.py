@@ -48,7 +48,7 @@ def test_a_clip_of_another_length_is_decoded_by_a_streamed_artefact(handheld: Ru
     write_latents(tmp_path / "tall.safetensors", np.zeros((1, 48, 5, 4, 4), np.float32), {})
     status, _, err = handheld("decode", bundle, tmp_path / "tall.safetensors", "-o", tmp_path / "no.mp4")
     assert status == 1
-    assert "clips of 48x5x4x4" in err
+    assert "latents of 48x5x4x4" in err
     assert "decodes 48xanyx2x4" in err
     assert not (tmp_path / "no.mp4").exists()
 
@@ -56,8 +56,8 @@ def test_a_clip_of_another_length_is_decoded_by_a_streamed_artefact(handheld: Ru
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--chunk", 2), "--chunk 2 goes with --stream"),
-        (("--stream", "--precision", "auto"), "--precision auto does not go with --stream"),
+        (("--chunk", 2), "chunk (2) goes with streaming"),
+        (("--stream", "--precision", "auto"), "recision auto does not go with streaming"),
         (("--stream", "--precision", "int8"), "Precision int8 is calibrated on whole clips"),
     ],
 )
