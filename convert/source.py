@@ -59,9 +59,8 @@ class Source:
 
     def describe(self, latents: Tensor) -> str:
         """What latents of a shape decode to, for people: `9 frames of 256x256`."""
-        shape = "x".join(map(str, latents.shape))
         if self.spec is None:
-            return f"latents {shape}"
+            return "pictures of a size that only the model knows"
         _, _, *time, h, w = self.spec.decoded_shape(tuple(latents.shape))
         return f"{f'{time[0]} frames of ' if time else ''}{h}x{w}"
 
@@ -81,7 +80,7 @@ class Source:
         spec = self.spec
         shape = spec.latent_shape(**self._size(spec, frames, height, width))
         if clips := self._real(shape):
-            return clips[0], f"a {self.latents_name}"
+            return clips[0], f"a {self.latents_name}" if self.latents_are_real else self.latents_name
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         if self.latents is None:
             return latents, "standard normal, seed 0"
@@ -126,7 +125,7 @@ class Source:
                 f"{self.name} is known by an example of shape {tuple(self.latents.shape)} alone, so there is no "
                 "other size: leave height, width and frames out, or give the module a `spec`."
             )
-        return self.latents[:1].contiguous(), f"a {self.latents_name}"
+        return self.latents[:1].contiguous(), self.latents_name
 
     def _size(self, spec: LatentSpec, frames: int | None, height: int | None, width: int | None) -> dict[str, int]:
         default = (_DEFAULT_FRAMES, _DEFAULT_SIZE, _DEFAULT_SIZE)
@@ -173,7 +172,8 @@ def source_of(
         return found
     if found.spec is not None:
         found.spec.check(example)
-    return replace(found, latents=example.float(), latents_name="example that was given", latents_are_real=False)
+    own: dict[str, Any] = {"latents_name": "the example that was given", "latents_are_real": False}
+    return replace(found, latents=example.float(), **own)
 
 
 def declares_layers(module: nn.Module) -> bool:

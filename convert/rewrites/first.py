@@ -15,6 +15,7 @@ from . import (
     low_rank_permute,
     nearest_frames,
     pad_conv,
+    pad_time,
     plain_spelling,
     replicate_pad,
     safe_rms_norm,
@@ -52,4 +53,5 @@ def first(*, half: bool = False, stacked: bool = False) -> tuple[Rewrite, ...]:
         low_rank_permute.REWRITE,
         # Before any rewrite of convolutions.
         pad_conv.ZEROS,
+        pad_time.REWRITE,
     )

@@ -24,10 +24,7 @@ from handheld.convert.estimate import (
 from handheld.convert.source import Source
 from handheld.runtime.profile_file import read_profile
 from handheld.runtime.profile_record import Measurement, Profile
-from handheld.sources import open_source
-
-# What a bundle's provenance names its source by.
-_NAMED_BY = ("preset", "run", "checkpoint", "factory")
+from handheld.sources import open_source, reopened
 
 Progress = Callable[[str], Any]
 
@@ -94,13 +91,12 @@ def _calibrated(device: DeviceTable, paths: Sequence[Path], progress: Progress) 
 
 def _work(path: Path, profile: Profile, subject: Measurement, device: DeviceTable) -> Work:
     origin = {} if subject.bundle is None else profile.bundles[subject.bundle].provenance
-    named = next((str(origin[key]) for key in _NAMED_BY if key in origin), None)
-    if named is None or not subject.input_shapes:
+    opened = reopened(origin) if subject.input_shapes else None
+    if opened is None:
         raise ExportError(
-            f"{path}: {subject.label} does not say which model it is (a preset, a run or a checkpoint in its "
-            "bundle's provenance) or on what shape it ran, so its work cannot be computed."
+            f"{path}: {subject.label} does not say which model it is (its bundle names no source) or on "
+            "what shape it ran, so its work cannot be computed."
         )
-    opened = open_source(named, causal=bool(origin.get("causal", False)))
     example = torch.empty(subject.input_shapes[0], device="meta")
     known = TARGETS[device.target].precisions
     precision = subject.precision if subject.precision in known else None

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +26,7 @@ from handheld.models.checkpoint import locate
 from handheld.models.reading import read_json
 from handheld.models.teachers import TEACHERS, Teacher, load_teacher
 
-__all__ = ["WAYS", "Asked", "Source", "Way", "open_source", "with_latents_of"]
+__all__ = ["WAYS", "Asked", "Source", "Way", "open_source", "reopened", "with_latents_of"]
 
 _FACTORY = re.compile(r"(?P<module>[\w./~-]+):(?P<name>\w+)")
 
@@ -140,6 +140,23 @@ def _of_teacher(teacher: Teacher) -> Source:
     return replace(found, spec=teacher.spec, statistics=statistics)
 
 
+def reopened(provenance: Mapping[str, Any]) -> Source | None:
+    """The source that a bundle's provenance names, opened again. None where it does not say how.
+
+    Raises ModelError or DistillError where it is no longer there.
+    """
+    kind = str(provenance.get("source"))
+    if kind == "teacher":
+        teacher = provenance["teacher"]
+        return open_source(teacher["source"], teacher=teacher["name"])
+    named = provenance.get(kind)
+    if not isinstance(named, str):
+        return None
+    taken = {"preset": ("causal", "seed"), "checkpoint": ("config", "subfolder")}.get(kind, ())
+    how: dict[str, Any] = {key: provenance[key] for key in taken if key in provenance}
+    return open_source(named, **how)
+
+
 def _preset(asked: Asked) -> Source:
     asked.refuse(f"the preset {asked.text}, which is a whole configuration", causal=True)
     torch.manual_seed(asked.seed)
@@ -171,6 +188,9 @@ def _run(asked: Asked) -> Source:
 def _checkpoint(asked: Asked) -> Source:
     asked.refuse("a checkpoint, whose configuration says whether it is causal", config=True, subfolder=True)
     provenance = {"source": "checkpoint", "checkpoint": asked.text}
+    provenance |= {
+        key: str(value) for key, value in (("config", asked.config), ("subfolder", asked.subfolder)) if value
+    }
     if asked.config is None and (of := _teacher_of(asked)) is not None:
         return of
     decoder = load_decoder(asked.text, config=asked.config, subfolder=asked.subfolder)

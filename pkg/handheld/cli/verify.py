@@ -62,19 +62,16 @@ def _first_divergence(bundle: Bundle, verdict: Verdict) -> str:
     from handheld.distill import DistillError
     from handheld.models import ModelError
     from handheld.runtime.errors import RuntimeFailure
-    from handheld.sources import open_source
+    from handheld.sources import reopened
 
     artifact, provenance = verdict.artifact, bundle.manifest.provenance
     if artifact.runtime not in RUNTIMES or artifact.stream is not None or artifact.target not in TARGETS:
         return ""
-    source = provenance.get(str(provenance.get("source")))
-    if source is None:
-        return "No op is named: the manifest does not say which source the bundle was exported from."
     try:
         with status(f"Looking for the first op of {artifact.name} that diverges"):
-            preset = provenance["source"] == "preset"
-            how = {key: provenance[key] for key in ("causal", "seed") if key in provenance} if preset else {}
-            opened = open_source(str(source), **how)
+            opened = reopened(provenance)
+            if opened is None:
+                return "No op is named: the manifest does not say which source the bundle was exported from."
             return first_divergence(bundle, artifact, TARGETS[artifact.target], opened.model)
     except (ExportError, ModelError, DistillError, RuntimeFailure, OSError) as error:
         return f"No op is named: {error}"
