@@ -27,7 +27,7 @@ from side_by_side import AS_IS, Report, add_options, cell, exported, measured
 
 from handheld.convert import TARGETS
 from handheld.convert.target import Target
-from handheld.models import PRESETS
+from handheld.models import FAMILIES
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.profile import Profile
 from handheld.runtime.session.ort import MODEL
@@ -129,7 +129,7 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", action="append", choices=list(PRESETS), help="repeatable; default ltx")
+    parser.add_argument("--preset", action="append", choices=list(FAMILIES.presets), help="repeatable; default ltx")
     parser.add_argument("--size", type=int, default=256, help="height and width in pixels")
     parser.add_argument("--frames", type=int, help="default: 9, or the nearest length that the preset has")
     parser.add_argument("--executorch", action="store_true", help="our ExecuTorch artefacts too")

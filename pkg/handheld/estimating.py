@@ -92,7 +92,7 @@ def _calibrated(device: DeviceTable, paths: Sequence[Path], progress: Progress) 
 def _work(path: Path, profile: Profile, subject: Measurement, device: DeviceTable) -> Work:
     origin = {} if subject.bundle is None else profile.bundles[subject.bundle].provenance
     opened = reopened(origin) if subject.input_shapes else None
-    if opened is None:
+    if opened is None or not subject.input_shapes:
         raise ExportError(
             f"{path}: {subject.label} does not say which model it is (its bundle names no source) or on "
             "what shape it ran, so its work cannot be computed."
