@@ -24,6 +24,7 @@ from ..rewrites import (
     interleave_frames,
     merge_border_taps,
     nearest_frames,
+    number_operands,
     pad_frames,
     pixel_shuffle,
     plain_attention,
@@ -69,6 +70,8 @@ def _rewrites(*convolutions: GraphPass, half: bool = False) -> tuple[GraphPass, 
         pixel_shuffle.PERMUTED,
         # After all that look through concatenated frames.
         cat_of_itself.REWRITE,
+        # After batch_in_time, which does so for clips.
+        number_operands.REWRITE,
         # Last: the others leave layout changes in pairs.
         cancel_layouts.REWRITE,
     )

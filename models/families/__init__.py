@@ -9,6 +9,8 @@ import torch
 
 from ..decoder import Decoder
 from . import loading
+from .autoencoder_kl import FAMILY as AUTOENCODER_KL
+from .autoencoder_tiny import FAMILY as AUTOENCODER_TINY
 from .base import Config, Family, FamilyTable
 from .flash_vaed_ltx import FAMILY as FLASH_VAED_LTX
 from .flash_vaed_wan import FAMILY as FLASH_VAED_WAN
@@ -18,7 +20,9 @@ from .turbo_vaed_wan import FAMILY as TURBO_VAED_WAN
 
 __all__ = ["FAMILIES", "Config", "Family", "FamilyTable", "from_preset", "load_decoder"]
 
-FAMILIES = FamilyTable(TURBO_VAED, TURBO_VAED_WAN, FLASH_VAED_LTX, FLASH_VAED_WAN, TAEHV)
+FAMILIES = FamilyTable(
+    TURBO_VAED, TURBO_VAED_WAN, FLASH_VAED_LTX, FLASH_VAED_WAN, TAEHV, AUTOENCODER_KL, AUTOENCODER_TINY
+)
 
 
 def from_preset(name: str, *, causal: bool = False) -> Decoder:

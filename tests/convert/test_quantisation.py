@@ -18,13 +18,14 @@ from handheld.convert.graph.nodes import is_call, shape_of
 from handheld.convert.graph.rewrite import apply
 from handheld.convert.onnx import quantize as qdq
 from handheld.convert.precision.layers import convolutions
+from handheld.convert.source import source_of
 from handheld.convert.target import Target
 from handheld.latents_file import write_latents
 from handheld.models import ModelError, TurboVAEDecoder
 from handheld.runtime.bundle import Bundle, read_bundle
 from handheld.runtime.session.ort import MODEL
 from handheld.runtime.verify import verify
-from handheld.sources import Source
+from handheld.sources import Source, with_latents_of
 
 from .conftest import small_decoder
 
@@ -197,12 +198,12 @@ def test_auto_leaves_nothing_behind_where_no_precision_reaches_the_floor(tmp_pat
 
 
 def source(**facts: object) -> Source:
-    return replace(Source("tiny", small()[0]), **facts)
+    return replace(source_of(small()[0], "tiny", {}), **facts)
 
 
 def test_calibration_takes_real_clips_cropped_and_not_the_golden_one() -> None:
     clips = torch.randn(4, 48, 3, 8, 6)
-    real = source(held_out=clips)
+    real = source(latents=clips)
     example, origin = real.example(3, 32, 32)
     assert torch.equal(example[0], clips[0, :, :2, 2:6, 1:5])
     assert origin == "a held-out clip of the run"
@@ -212,7 +213,7 @@ def test_calibration_takes_real_clips_cropped_and_not_the_golden_one() -> None:
 
 
 def test_calibration_without_large_enough_clips_is_the_example_and_says_so() -> None:
-    for given in (source(), source(held_out=torch.randn(4, 48, 2, 3, 3))):
+    for given in (source(), source(latents=torch.randn(4, 48, 2, 3, 3))):
         example, _ = given.example(3, 32, 32)
         chosen, what = given.calibration(example)
         assert chosen == (example,)
@@ -220,7 +221,7 @@ def test_calibration_without_large_enough_clips_is_the_example_and_says_so() -> 
 
 
 def test_calibration_of_one_clip_is_that_clip() -> None:
-    one = source(held_out=torch.randn(1, 48, 2, 4, 4))
+    one = source(latents=torch.randn(1, 48, 2, 4, 4))
     chosen, what = one.calibration(one.example(None, None, None)[0])
     assert len(chosen) == 1
     assert what == "1 held-out clip of the run"
@@ -229,7 +230,7 @@ def test_calibration_of_one_clip_is_that_clip() -> None:
 def test_latents_of_a_file_become_golden_input_and_calibration(tmp_path: Path) -> None:
     clips = np.random.default_rng(0).standard_normal((3, 48, 2, 4, 4)).astype(np.float32)
     write_latents(tmp_path / "real.safetensors", clips, {})
-    real = source().with_latents(tmp_path / "real.safetensors")
+    real = with_latents_of(source(), tmp_path / "real.safetensors")
     example, origin = real.example(None, None, None)
     assert np.array_equal(example.numpy(), clips[:1])
     assert origin == "a clip of real.safetensors"
@@ -239,4 +240,4 @@ def test_latents_of_a_file_become_golden_input_and_calibration(tmp_path: Path) -
 def test_latents_of_another_space_are_refused(tmp_path: Path) -> None:
     write_latents(tmp_path / "other.safetensors", np.zeros((1, 16, 2, 4, 4), np.float32), {})
     with pytest.raises(ModelError, match=r"other\.safetensors does not fit tiny: .*48"):
-        source().with_latents(tmp_path / "other.safetensors")
+        with_latents_of(source(), tmp_path / "other.safetensors")

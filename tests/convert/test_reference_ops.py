@@ -83,6 +83,8 @@ CASES = [
         (1, 4, 3, 5, 6),
         label="3d",
     ),
+    case("cos", lambda mb, x: mb.cos(x=x), torch.cos),
+    case("sin", lambda mb, x: mb.sin(x=x), torch.sin),
     case("erf", lambda mb, x: mb.erf(x=x), torch.erf),
     case("exp", lambda mb, x: mb.exp(x=x), torch.exp),
     case(
@@ -328,7 +330,21 @@ def test_operation_computes_what_torch_does(index: int, evaluated) -> None:
 
 
 def test_every_operation_of_the_table_has_a_case() -> None:
-    assert {parameter.values[0] for parameter in CASES} == set(OPS)
+    assert {parameter.values[0] for parameter in CASES} | {"scaled_dot_product_attention"} == set(OPS)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_of_ios18_computes_what_torch_does(masked: bool, tmp_path: Path) -> None:
+    def build(mb, x, y):
+        mask = {"attn_mask": np.array([[True, False, True]] * 3)} if masked else {}
+        return mb.scaled_dot_product_attention(query=x, key=y, value=y, **mask)
+
+    shape = (2, 4, 3, 8)
+    program = load_program(package(tmp_path / "op.mlpackage", (build, [shape, shape]), least="iOS18"))
+    x, y = torch.randn(shape), torch.randn(shape)
+    mask = torch.tensor([[True, False, True]] * 3) if masked else None
+    wanted = F.scaled_dot_product_attention(x, y, y, mask)
+    torch.testing.assert_close(run(program, x, y), wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_unknown_operations_are_all_refused_by_name_before_anything_is_computed(tmp_path: Path) -> None:

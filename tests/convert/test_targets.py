@@ -305,7 +305,7 @@ def test_manifest_records_what_the_rewrites_did(bundles) -> None:
         (
             [],
             "fp32",
-            "No target given; there are: ios, ios16, ios18, ios-executorch, android, android-vulkan, onnx",
+            "No target given; there are: ios, ios16, ios18, ios27, ios-executorch, android, android-vulkan, onnx",
         ),
         (["windows"], "fp32", "no target 'windows'; there are: ios, "),
         (["onnx"], "int3", "no precision 'int3'; it has fp32, fp16"),

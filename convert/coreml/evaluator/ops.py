@@ -151,6 +151,11 @@ def _layer_norm(a: Operands) -> Tensor:
     return x if beta is None else x + beta.reshape(shape)
 
 
+def _attention(a: Operands) -> Tensor:
+    query, key, value, mask = a.tensor("query"), a.tensor("key"), a.tensor("value"), a.optional("attn_mask")
+    return F.scaled_dot_product_attention(query, key, value, mask)
+
+
 def _softmax(a: Operands) -> Tensor:
     return a.tensor("x").softmax(a.setting("axis"))
 
@@ -270,6 +275,7 @@ OPS: dict[str, Function] = {
     "clip": lambda a: a.tensor("x").clamp(a.setting("alpha"), a.setting("beta")),
     "concat": _concat,
     "conv": _conv,
+    "cos": _unary(torch.cos),
     "erf": _unary(torch.erf),
     "exp": _unary(torch.exp),
     "expand_dims": _expand_dims,
@@ -294,8 +300,10 @@ OPS: dict[str, Function] = {
     "relu": _unary(torch.relu),
     "reshape": _reshape,
     "rsqrt": _with_epsilon(torch.rsqrt),
+    "scaled_dot_product_attention": _attention,
     "sigmoid": _unary(torch.sigmoid),
     "silu": _unary(F.silu),
+    "sin": _unary(torch.sin),
     "slice_by_index": _slice_by_index,
     "slice_by_size": _slice_by_size,
     "softmax": _softmax,
