@@ -17,9 +17,9 @@ struct Field {
 
     /// An object's fields by key; a key that is neither among `keys` nor `optional` is a fault, and so is one of `keys`
     /// that is missing.
-    func object(_ keys: String..., optional: String? = nil) -> (String) -> Field {
+    func object(_ keys: String..., optional: Set<String> = []) -> (String) -> Field {
         if case .object(let members)? = json {
-            for member in members where !keys.contains(member.key) && member.key != optional {
+            for member in members where !keys.contains(member.key) && !optional.contains(member.key) {
                 faults.add(path(member.key), "unknown key")
             }
             for key in keys where json?[key] == nil { faults.add(path(key), "missing") }

@@ -32,6 +32,18 @@ public struct Manifest: Equatable, Sendable {
         /// Nominal lowest and highest value; no clamp.
         public let range: ClosedRange<Double>?
         public let description: String
+        /// Of latents: how plain ones and a diffusion model's become one another; nil where nothing is known.
+        public let statistics: Statistics?
+        /// Of latents: whether the model takes a diffusion model's, else plain ones.
+        public let normalised: Bool
+    }
+
+    /// How a diffusion model normalises latents: n = (z - mean) / std * scaling, z being plain. One value of mean and
+    /// std per channel, or one for all.
+    public struct Statistics: Equatable, Sendable {
+        public let mean: [Double]
+        public let std: [Double]
+        public let scaling: Double
     }
 
     /// How far from the golden outputs an artefact may be; at least one limit is given.
@@ -138,6 +150,14 @@ public struct Manifest: Equatable, Sendable {
         for spec in inputs + outputs where spec.shape.count != spec.layout.rawValue.count {
             faults.add(spec.name, "\(spec.shape.count) dimensions, \(spec.layout.rawValue) has another number")
         }
+        for spec in inputs + outputs {
+            guard let found = spec.statistics else { continue }
+            let channels = spec.shape.count > 1 ? spec.shape[1] : 0
+            let fits = [found.mean.count, found.std.count].allSatisfy { $0 == 1 || $0 == channels }
+            if !fits || !(found.scaling > 0) || !found.std.allSatisfy({ $0 > 0 }) {
+                faults.add("\(spec.name).statistics", "wanted 1 or \(channels) values of mean and std, std and scaling above 0")
+            }
+        }
         repeated("artifacts: name", artifacts.map(\.name), faults)
         let paths = ["manifest.json", golden.path] + artifacts.map(\.path)
         repeated("path", paths, faults)
@@ -201,7 +221,8 @@ private func isWord(_ character: Character) -> Bool {
 
 extension Manifest.TensorSpec {
     fileprivate init(_ field: Field) {
-        let f = field.object("name", "shape", "dtype", "layout", "range", "description")
+        let f = field.object(
+            "name", "shape", "dtype", "layout", "range", "description", optional: ["statistics", "normalised"])
         name = f("name").text(of: isWord, "letters, digits and underscores")
         shape = HandheldKit.shape(f("shape"))
         dtype = f("dtype").choice(Manifest.DType.self) ?? .float32
@@ -214,6 +235,17 @@ extension Manifest.TensorSpec {
             range = bounds.map { $0[0]...$0[1] }
         }
         description = f("description").text(empty: true)
+        statistics = f("statistics").present(Manifest.Statistics.init)
+        normalised = f("normalised").present { $0.bool() } ?? false
+    }
+}
+
+extension Manifest.Statistics {
+    fileprivate init(_ field: Field) {
+        let f = field.object("mean", "std", "scaling")
+        mean = f("mean").list(least: 1) { $0.number() }
+        std = f("std").list(least: 1) { $0.number() }
+        scaling = f("scaling").number()
     }
 }
 
@@ -249,7 +281,7 @@ extension Manifest.Artifact {
         let f = field.object(
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
             "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds",
-            optional: "stream")
+            optional: ["stream"])
         name = f("name").text()
         target = f("target").slug()
         runtime = f("runtime").choice(Manifest.Runtime.self) ?? .coreml

@@ -9,12 +9,12 @@ private object Absent
 internal class Field(private val value: Any?, private val place: String, private val faults: MutableList<String>) {
 
     /** Reads an object that has exactly `keys`; `read` gets each of them by name. */
-    fun <T> record(vararg keys: String, optional: String? = null, read: ((String) -> Field) -> T): T {
+    fun <T> record(vararg keys: String, optional: Set<String> = emptySet(), read: ((String) -> Field) -> T): T {
         val members = value as? Map<*, *> ?: emptyMap<Any?, Any?>().also { wanted("an object") }
-        members.keys.filter { it !in keys && it != optional }.forEach { faults.add("${below(it)}: unknown key") }
+        members.keys.filter { it !in keys && it !in optional }.forEach { faults.add("${below(it)}: unknown key") }
         if (value is Map<*, *>) keys.filter { it !in members }.forEach { faults.add("${below(it)}: missing") }
         return read { key ->
-            check(key in keys || key == optional) { "$key is not among the keys of this record" }
+            check(key in keys || key in optional) { "$key is not among the keys of this record" }
             Field(if (key in members) members[key] else Absent, below(key), faults)
         }
     }

@@ -11,10 +11,21 @@ class Manifest private constructor(
     val golden: Golden,
     val artifacts: List<Artifact>,
 ) {
-    /** One input or output as a caller sees it; `range` is nominal (lowest, highest), no clamp. */
+    /**
+     * How a diffusion model normalises latents: n = (z - mean) / std * scaling, z being plain. One value of mean and
+     * std per channel, or one for all.
+     */
+    data class Statistics(val mean: List<Double>, val std: List<Double>, val scaling: Double)
+
+    /**
+     * One input or output as a caller sees it; `range` is nominal (lowest, highest), no clamp. Of latents,
+     * `normalised` says whether the model takes a diffusion model's, else plain ones, and `statistics` how one
+     * becomes the other; null where nothing is known.
+     */
     data class TensorSpec(
         val name: String, val shape: List<Long>, val dtype: String, val layout: String,
         val range: Pair<Double, Double>?, val description: String,
+        val statistics: Statistics? = null, val normalised: Boolean = false,
     )
 
     /** How far from the golden outputs an artefact may be; at least one limit is not null. */
@@ -103,7 +114,10 @@ class Manifest private constructor(
         }
 
         private fun Field.tensor(): TensorSpec =
-            record("name", "shape", "dtype", "layout", "range", "description") { field ->
+            record(
+                "name", "shape", "dtype", "layout", "range", "description",
+                optional = setOf("statistics", "normalised"),
+            ) { field ->
                 TensorSpec(
                     name = field("name").word(),
                     shape = field("shape").shape(),
@@ -113,13 +127,23 @@ class Manifest private constructor(
                     range = field("range").orNull { range -> range.list(2) { it.number() } }
                         ?.let { if (it.size == 2) it[0] to it[1] else 0.0 to 0.0 },
                     description = field("description").anyText(),
+                    statistics = field("statistics").ifPresent { it.statistics() },
+                    normalised = field("normalised").ifPresent { it.bool() } ?: false,
                 )
             }
+
+        private fun Field.statistics(): Statistics = record("mean", "std", "scaling") { field ->
+            Statistics(
+                mean = field("mean").list(1) { it.number() },
+                std = field("std").list(1) { it.number() },
+                scaling = field("scaling").number(),
+            )
+        }
 
         private fun Field.artifact(): Artifact = record(
             "name", "target", "runtime", "path", "precision", "sha256", "size_bytes", "tolerance", "methods",
             "input_dtype", "output_dtype", "settings", "rewrites", "delegation", "lowering_seconds",
-            optional = "stream",
+            optional = setOf("stream"),
         ) { field ->
             // Checked for what they are, and not kept: they are for people and tools.
             field("settings").free()
@@ -177,6 +201,16 @@ class Manifest private constructor(
                 specs.forEachIndexed { index, spec ->
                     if (spec.shape.size != spec.layout.length) {
                         add("$side[$index].shape: ${spec.shape.size} dimensions, ${spec.layout} has ${spec.layout.length}")
+                    }
+                    spec.statistics?.let { found ->
+                        val channels = spec.shape.getOrElse(1) { 0L }
+                        val fits = listOf(found.mean, found.std).all { it.size == 1 || it.size.toLong() == channels }
+                        if (!fits || !(found.scaling > 0) || !found.std.all { it > 0 }) {
+                            add(
+                                "$side[$index].statistics: wanted 1 or $channels values of mean and std, std and " +
+                                    "scaling above 0"
+                            )
+                        }
                     }
                     if (spec.range != null && spec.range.first >= spec.range.second) {
                         add("$side[$index].range: wanted [lowest, highest]")
