@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -157,6 +158,12 @@ class Method:
     name: str
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
+
+    @property
+    def frames_per_run(self) -> int:
+        """Frames that one run makes: batch times time of NCTHW outputs; an image (NCHW) is one frame."""
+        batch, _, *time, _, _ = self.outputs[0]
+        return math.prod((batch, *time))
 
 
 @dataclass(frozen=True)

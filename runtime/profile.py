@@ -218,7 +218,6 @@ def _failures_kept(run: _Run) -> Iterator[None]:
 
 def _measurement(run: _Run, bundles: Sequence[Bundle]) -> Measurement:
     artifact, method = run.subject.artifact, run.subject.artifact.methods[0]
-    batch, _, frames, _, _ = method.outputs[0]
     return Measurement(
         label=run.subject.label,
         role=run.subject.role,
@@ -234,7 +233,7 @@ def _measurement(run: _Run, bundles: Sequence[Bundle]) -> Measurement:
         input_shapes=method.inputs,
         output_shapes=method.outputs,
         unit="frame",
-        units_per_run=batch * frames,
+        units_per_run=method.frames_per_run,
         prompt_tokens=None,
         threads=run.facts.get("threads"),
         compute_units=ComputeUnits(),

@@ -214,7 +214,6 @@ def _measure(adb: Adb, place: str, bundle: Bundle, artifact: Artifact, settings:
             parity = _parity(adb, place, bundle)
     except _Failed as failure:
         error = str(failure)
-    batch, _, frames, _, _ = method.outputs[0]
     return Measurement(
         label=artifact.name,
         role="student",
@@ -230,7 +229,7 @@ def _measure(adb: Adb, place: str, bundle: Bundle, artifact: Artifact, settings:
         input_shapes=method.inputs,
         output_shapes=method.outputs,
         unit="frame",
-        units_per_run=batch * frames,
+        units_per_run=method.frames_per_run,
         prompt_tokens=None,
         threads=facts.get("threads"),
         compute_units=ComputeUnits(asked="xnnpack"),

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import handheld
 from handheld import ModelError
 from handheld.models.teachers._diffusers import vae_class
+from handheld.runtime.profile import Subject, profile
 
 SMALL: dict[str, dict[str, Any]] = {
     "AutoencoderKL": {
@@ -122,3 +123,11 @@ def test_small_ones_are_exported_whole_and_verified(name: str, tmp_path: Path) -
     android = bundle.artifact("android").delegation
     assert android is not None
     assert (android["delegates"], android["ops_outside"]) == (1, {})
+
+
+def test_a_run_of_an_image_decoder_is_measured_as_one_frame(tmp_path: Path) -> None:
+    saved("AutoencoderTiny", tmp_path)
+    bundle = handheld.export(str(tmp_path), tmp_path / "bundle", targets=["onnx"], height=16, width=16)
+    (measured,) = profile([Subject("onnx", bundle, bundle.artifact("onnx"))], repeat=1, rounds=1).subjects
+    assert measured.error is None
+    assert (measured.units_per_run, measured.passes) == (1, True)
