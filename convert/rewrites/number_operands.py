@@ -46,6 +46,7 @@ REWRITE = Rewrite(
     match=_match,
     check=_check,
     replace=_replace,
+    keeps_keywords=True,  # alpha, which the constant takes in
     cases=(
         Case("clamp of latents", of(lambda x: torch.tanh(x / 3) * 3), (1, 4, 5, 6), 2),
         Case("to another range", of(lambda x: x.mul(2).sub(1)), (1, 4, 5, 6), 2),
