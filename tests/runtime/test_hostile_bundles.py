@@ -70,16 +70,23 @@ def test_every_hostile_bundle_is_refused_for_the_expected_reason(name: str, tmp_
     assert [part for part in case["says"] if part not in message] == []
 
 
-def test_the_good_bundle_is_taken_and_its_golden_tensors_are_as_written(tmp_path: Path) -> None:
-    path = lay_out("good", tmp_path)
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "golden" in case])
+def test_golden_tensors_are_as_written(name: str, tmp_path: Path) -> None:
+    path = lay_out(name, tmp_path)
     open_fully(path)
     bundle = read_bundle(path)
     for shape in bundle.shapes:
         end = f".{shape}" if shape else ""
         for side, arrays in zip(("input", "output"), bundle.golden(shape)):
-            for name, array in arrays.items():
-                expected = CASES["good"]["golden"][f"{side}.{name}{end}"]
+            for tensor, array in arrays.items():
+                expected = CASES[name]["golden"][f"{side}.{tensor}{end}"]
                 assert array.ravel()[: len(expected)].tolist() == expected
+
+
+def test_a_run_of_an_image_decoder_makes_one_frame(tmp_path: Path) -> None:
+    for name, frames in {"good": [1, 3], "image_taken": [1]}.items():
+        bundle = read_bundle(lay_out(name, tmp_path / name))
+        assert [method.frames_per_run for method in bundle.artifacts[0].methods] == frames
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"]])

@@ -62,6 +62,14 @@ struct BundleView: View {
         Picker("Clip", selection: $player.clip) {
             ForEach(player.clips) { Text($0.name).tag($0.source) }
         }
+        LabeledContent("Takes latents", value: player.latentKind == .plain ? "plain, of a VAE" : "normalised, of a diffusion model")
+        if case .file = player.clip {
+            Picker("The file's latents are", selection: $player.fileKind) {
+                Text("As the file says").tag(LatentKind?.none)
+                Text("Plain").tag(LatentKind?.some(.plain))
+                Text("Normalised").tag(LatentKind?.some(.normalised))
+            }
+        }
         Picker("Compute units", selection: $player.computeUnits) {
             Text("All").tag(MLComputeUnits.all)
             Text("Neural Engine").tag(MLComputeUnits.cpuAndNeuralEngine)

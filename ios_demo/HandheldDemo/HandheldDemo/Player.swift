@@ -28,6 +28,10 @@ final class Player: ObservableObject {
     @Published var artifact = "" { didSet { chosen() } }
     @Published var clip = ClipSource.golden(nil)
     @Published var computeUnits = MLComputeUnits.all
+    /// What the bundle's model takes.
+    @Published private(set) var latentKind = LatentKind.plain
+    /// What a person says that the latents of a file are; nil leaves it to the file.
+    @Published var fileKind: LatentKind?
 
     let name: String
     private let folder: URL
@@ -54,6 +58,7 @@ final class Player: ObservableObject {
                 Clip(source: .golden(shape), name: "Golden, \(method.outputs[0].map(String.init).joined(separator: "×"))")
             }
             clips = golden + Library.latents().map { Clip(source: .file($0), name: $0.lastPathComponent) }
+            latentKind = bundle.manifest.inputs[0].latentKind
             artifact = first.name
         } catch {
             message = "\(error)"
@@ -107,7 +112,7 @@ final class Player: ObservableObject {
 
     private func playClip() async throws {
         let (bundle, artifact) = try opened()
-        let latents = try bundle.latents(clip)
+        let latents = try bundle.latents(clip, kind: fileKind)
         let decoder = try await loaded(bundle, artifact, method: try artifact.shape(for: latents), computeUnits)
         let playback = try await Playback(decoder, latents, isAhead: !isShortOfMemory)
         let clock = ContinuousClock()

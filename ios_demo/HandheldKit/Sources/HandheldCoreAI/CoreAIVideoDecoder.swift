@@ -4,15 +4,21 @@
     import HandheldKit
 
     /// Opens a Core AI artefact, streamed or not, as `ClipMeasurement` takes it.
+    ///
+    /// - Parameter latents: the kind that it will be given, converted where the model takes the other; nil is what the
+    ///   model takes.
     @available(iOS 27.0, macOS 27.0, *)
     public func openCoreAIDecoder(
-        _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, units: CoreAIUnits
+        _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, units: CoreAIUnits,
+        latents: LatentKind? = nil
     ) async throws -> any ClipDecoder {
-        if artifact.stream != nil { return try await CoreAIStreamedVideoDecoder(bundle, artifact, units: units) }
-        return try await CoreAIVideoDecoder(bundle, artifact, method: method, units: units)
+        let decoder: any ClipDecoder = artifact.stream != nil
+            ? try await CoreAIStreamedVideoDecoder(bundle, artifact, units: units)
+            : try await CoreAIVideoDecoder(bundle, artifact, method: method, units: units)
+        return decoder.given(latents, bundle.manifest.inputs[0])
     }
 
-    /// A bundle's Core AI artefact of whole clips, loaded: latents in, frames out.
+    /// A bundle's Core AI artefact of whole clips or of images, loaded: latents in, frames out; an image is one frame.
     @available(iOS 27.0, macOS 27.0, *)
     public actor CoreAIVideoDecoder: ClipDecoder {
         public nonisolated let artifact: Manifest.Artifact
@@ -53,8 +59,8 @@
 
         /// Runs the function once; what it takes is that of the run, without the copies at both ends.
         public func measure(_ latents: StreamFrames) async throws -> ClipTimes {
-            let (tensor, nanoseconds) = try await predicted(latents)
-            return ClipTimes(frames: tensor.shape[0], nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
+            let nanoseconds = try await predicted(latents).1
+            return ClipTimes(frames: method.framesPerRun, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
         }
 
         public func frames(of latents: StreamFrames) -> AsyncThrowingStream<StreamFrames, Error> {
@@ -73,15 +79,16 @@
             try StreamFrames(clip: try await predicted(latents).0.floats(), shape: method.outputs[0])
         }
 
-        /// The clip (1, C, T, H, W) as a tensor of (T, C, H, W) in name only: its values are in the clip's order.
+        /// The clip (1, C, T, H, W) as a tensor of (T, C, H, W) in name only: its values are in the clip's order. An image
+        /// is one frame.
         private func predicted(_ latents: StreamFrames) async throws -> (StreamTensor, Int64) {
-            let given = [1, latents.shape[1], latents.count, latents.shape[2], latents.shape[3]]
+            let given = latents.clipShape(rank: method.inputs[0].count)
             guard given == method.inputs[0] else {
                 throw BundleError(
                     .tensors, "Latents are \(given); this model takes \(method.inputs[0]) only. Another length is another "
                         + "shape of the export, or a streamed one.")
             }
-            let input = try StreamTensor([given[2], given[1], given[3], given[4]], artifact.inputDType)
+            let input = try StreamTensor(StreamFrames.shape(ofClip: given), artifact.inputDType)
             input.fill(latents.clip)
             let array = try NDArray(input, shape: given)
             let start = monotonicNanoseconds()
@@ -89,9 +96,9 @@
             let nanoseconds = monotonicNanoseconds() - start
             let shape = method.outputs[0]
             guard let frames = outputs.remove(outputName)?.ndArray, frames.shape == shape else {
-                throw BundleError(.tensors, "\(artifact.name) gave no clip \"\(outputName)\". Export the bundle again.")
+                throw BundleError(.tensors, "\(artifact.name) gave no \"\(outputName)\". Export the bundle again.")
             }
-            let output = try StreamTensor([shape[2], shape[1], shape[3], shape[4]], artifact.outputDType)
+            let output = try StreamTensor(StreamFrames.shape(ofClip: shape), artifact.outputDType)
             try frames.copy(to: output)
             return (output, nanoseconds)
         }

@@ -11,10 +11,16 @@
     }
 
     /// Opens a Core ML artefact, streamed or not, as `ClipMeasurement` takes it.
+    ///
+    /// - Parameter latents: the kind that it will be given, converted where the model takes the other; nil is what the
+    ///   model takes.
     public func openDecoder(
-        _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, computeUnits: MLComputeUnits
+        _ bundle: ModelBundle, _ artifact: Manifest.Artifact, method: String?, computeUnits: MLComputeUnits,
+        latents: LatentKind? = nil
     ) async throws -> any ClipDecoder {
-        if artifact.stream != nil { return try await StreamedVideoDecoder(bundle, artifact, computeUnits: computeUnits) }
-        return try await VideoDecoder(bundle, artifact, method: method, computeUnits: computeUnits)
+        let decoder: any ClipDecoder = artifact.stream != nil
+            ? try await StreamedVideoDecoder(bundle, artifact, computeUnits: computeUnits)
+            : try await VideoDecoder(bundle, artifact, method: method, computeUnits: computeUnits)
+        return decoder.given(latents, bundle.manifest.inputs[0])
     }
 #endif

@@ -3,7 +3,7 @@
     import Foundation
     import HandheldKit
 
-    /// A bundle's Core ML artefact of whole clips, loaded: latents in, frames out.
+    /// A bundle's Core ML artefact of whole clips or of images, loaded: latents in, frames out; an image is one frame.
     ///
     /// One prediction runs at a time; the type is an actor so that an app's main thread never waits for one.
     public actor VideoDecoder: ClipDecoder {
@@ -15,7 +15,7 @@
         private let compiled: URL
         private let inputName: String
         private let outputName: String
-        private let shape: [Int]
+        private let method: Manifest.Method
 
         /// Checks the artefact's hash, compiles its package (once: the result is kept in the caches folder under its hash)
         /// and loads it. Throws `BundleError` for a package that is not what the manifest says, and Core ML's own errors.
@@ -54,13 +54,13 @@
             self.configuration = configuration
             inputName = bundle.manifest.inputs[0].name
             outputName = bundle.manifest.outputs[0].name
-            shape = used.inputs[0]
+            self.method = used
         }
 
         /// Runs the model once; what it takes is that of the prediction.
         public func measure(_ latents: StreamFrames) throws -> ClipTimes {
-            try predicted(latents) { array, nanoseconds in
-                ClipTimes(frames: array.shape[2].intValue, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
+            try predicted(latents) { _, nanoseconds in
+                ClipTimes(frames: method.framesPerRun, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
             }
         }
 
@@ -77,7 +77,8 @@
 
         /// Runs the model and gives its output, which is gone after `body`, to it.
         private func predicted<R>(_ latents: StreamFrames, _ body: (MLMultiArray, Int64) throws -> R) throws -> R {
-            let given = [1, latents.shape[1], latents.count, latents.shape[2], latents.shape[3]]
+            let shape = method.inputs[0]
+            let given = latents.clipShape(rank: shape.count)
             guard given == shape else {
                 throw BundleError(
                     .tensors, "Latents are \(given); this model takes \(shape) only. Another length is another shape of the "
@@ -87,8 +88,9 @@
                 let input = try MLMultiArray(latents.clip, shape: shape, dtype: artifact.inputDType)
                 let features = try MLDictionaryFeatureProvider(dictionary: [inputName: MLFeatureValue(multiArray: input)])
                 let (result, nanoseconds) = try timed { try model.prediction(from: features) }
-                guard let output = result.featureValue(for: outputName)?.multiArrayValue, output.shape.count == 5 else {
-                    throw BundleError(.tensors, "\(artifact.name) gave no clip \"\(outputName)\". Export the bundle again.")
+                guard let output = result.featureValue(for: outputName)?.multiArrayValue, output.shape.map(\.intValue) == method.outputs[0]
+                else {
+                    throw BundleError(.tensors, "\(artifact.name) gave no \"\(outputName)\". Export the bundle again.")
                 }
                 return try body(output, nanoseconds)
             }

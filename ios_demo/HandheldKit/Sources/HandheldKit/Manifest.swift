@@ -4,7 +4,6 @@
 /// (provenance, settings, rewrites, delegation) are kept as JSON.
 public struct Manifest: Equatable, Sendable {
     public static let formatVersion: Int64 = 1
-    public static let kind = "video_decoder"
 
     public enum Runtime: String, CaseIterable, Sendable {
         case onnxruntime, executorch, coreml, coreai
@@ -21,6 +20,11 @@ public struct Manifest: Equatable, Sendable {
     public enum Layout: String, CaseIterable, Sendable {
         /// Batch, channels, time, height, width.
         case ncthw = "NCTHW"
+        /// Images, without time.
+        case nchw = "NCHW"
+
+        /// What a bundle is whose model gives this.
+        var kind: String { self == .ncthw ? "video_decoder" : "image_decoder" }
     }
 
     /// One input or output, as a caller sees it.
@@ -58,6 +62,9 @@ public struct Manifest: Equatable, Sendable {
         public let name: String
         public let inputs: [[Int]]
         public let outputs: [[Int]]
+
+        /// Frames that one run makes: batch times time of (N, C, T, H, W); of images, (N, C, H, W), the batch.
+        public var framesPerRun: Int { outputs[0][0] * (outputs[0].count == 5 ? outputs[0][2] : 1) }
     }
 
     /// One lowered model.
@@ -116,12 +123,14 @@ public struct Manifest: Equatable, Sendable {
                 "\(source) has another format_version than \(Self.formatVersion), which this app understands. Update "
                     + "the app, or export the bundle again with a handheld of the app's version.")
         }
-        guard json["kind"] == .string(Self.kind) else {
-            throw BundleError(.version, "\(source) is not of kind \"\(Self.kind)\", which this app understands.")
+        let kinds = Layout.allCases.map(\.kind)
+        guard case .string(let kind)? = json["kind"], kinds.contains(kind) else {
+            throw BundleError(
+                .version, "\(source) is of none of the kinds that this app understands: \(kinds.joined(separator: ", ")).")
         }
         let faults = Faults()
         let manifest = Self(Field(json: json, place: "", faults: faults))
-        if faults.lines.isEmpty { manifest.disagreements(faults) }
+        if faults.lines.isEmpty { manifest.disagreements(kind, faults) }
         guard faults.lines.isEmpty else {
             let escapes = faults.lines.allSatisfy { $0.contains("wanted a path inside the bundle") }
             throw BundleError(
@@ -146,7 +155,10 @@ public struct Manifest: Equatable, Sendable {
     }
 
     /// Faults between fields that are each well formed.
-    private func disagreements(_ faults: Faults) {
+    private func disagreements(_ kind: String, _ faults: Faults) {
+        for spec in outputs where spec.layout.kind != kind {
+            faults.add("kind", "\(kind), and \(spec.name) is \(spec.layout.rawValue)")
+        }
         for spec in inputs + outputs where spec.shape.count != spec.layout.rawValue.count {
             faults.add(spec.name, "\(spec.shape.count) dimensions, \(spec.layout.rawValue) has another number")
         }

@@ -61,9 +61,10 @@ public struct ModelBundle: Sendable {
         for (side, specs, shapes) in [("input", manifest.inputs, shape.inputs), ("output", manifest.outputs, shape.outputs)] {
             for (spec, shape) in zip(specs, shapes) {
                 let name = "\(side).\(spec.name)\(suffix)"
-                guard tensors.shapes[name] == shape else {
+                guard tensors.shapes[name] == shape, tensors.dtype(name) == spec.dtype else {
                     throw BundleError(
-                        .tensors, "\(golden.path): no \(name) of shape \(shape). Export the bundle again.")
+                        .tensors,
+                        "\(golden.path): no \(name) of \(spec.dtype.rawValue) and shape \(shape). Export the bundle again.")
                 }
                 guard tensors.floats(name)?.allSatisfy(\.isFinite) == true else {
                     throw BundleError(.tensors, "\(golden.path): \(name) holds NaN or infinity. Export the bundle again.")

@@ -129,7 +129,7 @@ public struct Profile: Equatable, Sendable {
             inputShapes = measured.inputs
             outputShapes = measured.outputs
             unit = .frame
-            unitsPerRun = measured.outputs[0][0] * measured.outputs[0][2]
+            unitsPerRun = measured.framesPerRun
             maxAbsTolerance = artifact.tolerance.maxAbs
             minPSNRdBTolerance = artifact.tolerance.minPSNRdB
             hasTolerance = true

@@ -1,14 +1,25 @@
 import Foundation
 
-/// A safetensors file with fp32 tensors, mapped into memory; every offset is checked before anything is read.
+/// A safetensors file of fp32, fp16 and bf16, mapped into memory; every offset is checked before anything is read.
 public struct Safetensors: Sendable {
     /// By name.
     public let shapes: [String: [Int]]
+    /// What its writer says about it.
+    public let metadata: [String: String]
+    private let dtypes: [String: DType]
     private let data: Data
     private let ranges: [String: Range<Int>]
 
+    private enum DType: String {
+        case float32 = "F32"
+        case float16 = "F16"
+        case bfloat16 = "BF16"
+
+        var bytes: Int { self == .float32 ? 4 : 2 }
+    }
+
     /// Throws `BundleError(.tensors)` for a file that is not safetensors, a tensor that does not lie in it, a size that is
-    /// not its shape's, and a dtype other than F32; `.missing` for one that cannot be read.
+    /// not its shape's, and a dtype other than F32, F16 and BF16; `.missing` for one that cannot be read.
     public init(contentsOf url: URL, name: String) throws {
         guard let data = try? Data(contentsOf: url, options: .alwaysMapped) else {
             throw BundleError(.missing, "\(name) cannot be read. Fetch or export the bundle again.")
@@ -31,9 +42,16 @@ public struct Safetensors: Sendable {
         guard case .object(let members) = header else { throw refuse("its header is no object") }
         var shapes: [String: [Int]] = [:]
         var ranges: [String: Range<Int>] = [:]
-        for member in members where member.key != "__metadata__" {
+        var dtypes: [String: DType] = [:]
+        var metadata: [String: String] = [:]
+        for member in members {
+            if member.key == "__metadata__" {
+                metadata = try Self.metadata(member, refuse)
+                continue
+            }
             let entry = try Self.entry(member, bytes: data.count - start, refuse)
             shapes[member.key] = entry.shape
+            dtypes[member.key] = entry.dtype
             ranges[member.key] = start + entry.offsets.lowerBound..<start + entry.offsets.upperBound
         }
         // The format allows neither holes nor overlaps, in which something could hide.
@@ -44,43 +62,67 @@ public struct Safetensors: Sendable {
         }
         guard end == data.count else { throw refuse("its tensors end before the file") }
         self.shapes = shapes
+        self.metadata = metadata
+        self.dtypes = dtypes
         self.ranges = ranges
         self.data = data
     }
 
     /// The values of a tensor, row-major, nil where the file has none of that name.
     public func floats(_ name: String) -> [Float]? {
-        guard let range = ranges[name] else { return nil }
+        guard let range = ranges[name], let dtype = dtypes[name] else { return nil }
         return data[range].withUnsafeBytes { raw in
-            (0..<range.count / 4).map {
-                Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4 * $0, as: UInt32.self)))
+            (0..<range.count / dtype.bytes).map { index in
+                if dtype == .float32 {
+                    return Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4 * index, as: UInt32.self)))
+                }
+                let bits = UInt16(littleEndian: raw.loadUnaligned(fromByteOffset: 2 * index, as: UInt16.self))
+                return dtype == .float16 ? float(bits: bits) : Float(bitPattern: UInt32(bits) << 16)
             }
+        }
+    }
+
+    /// The dtype of a tensor as manifests name it; nil where they have none such, as for bf16.
+    func dtype(_ name: String) -> Manifest.DType? {
+        switch dtypes[name] {
+        case .float32: return .float32
+        case .float16: return .float16
+        default: return nil
         }
     }
 
     /// As in the reference implementation.
     private static let largestHeader: UInt64 = 100_000_000
 
+    private static func metadata(_ member: JSON.Member, _ refuse: (String) -> BundleError) throws -> [String: String] {
+        let faults = Faults()
+        let found = Field(json: member.value, place: member.key, faults: faults).map { $0.text(empty: true) }
+        guard faults.lines.isEmpty else { throw refuse(faults.lines.joined(separator: "; ")) }
+        return found
+    }
+
     private static func entry(
         _ member: JSON.Member, bytes: Int, _ refuse: (String) -> BundleError
-    ) throws -> (shape: [Int], offsets: Range<Int>) {
+    ) throws -> (shape: [Int], dtype: DType, offsets: Range<Int>) {
         let faults = Faults()
         let f = Field(json: member.value, place: member.key, faults: faults).object("dtype", "shape", "data_offsets")
-        let dtype = f("dtype").text()
+        let named = f("dtype").text()
         let shape = f("shape").list { $0.integer() }
         let offsets = f("data_offsets").list { $0.integer() }
         guard faults.lines.isEmpty else { throw refuse(faults.lines.joined(separator: "; ")) }
-        guard dtype == "F32" else { throw refuse("\(member.key) is \(dtype); F32 is wanted") }
+        guard let dtype = DType(rawValue: named) else {
+            throw refuse("\(member.key) is \(named); F32, F16 or BF16 is wanted")
+        }
         guard offsets.count == 2, offsets[0] <= offsets[1], offsets[1] <= bytes else {
             throw refuse("\(member.key) does not lie in the file")
         }
-        var size = 4
+        var size = dtype.bytes
         for extent in shape {
             let (product, overflow) = size.multipliedReportingOverflow(by: extent)
             guard !overflow else { throw refuse("\(member.key) has a shape too large for 64 bits") }
             size = product
         }
         guard size == offsets[1] - offsets[0] else { throw refuse("\(member.key) has a size that is not its shape's") }
-        return (shape, offsets[0]..<offsets[1])
+        return (shape, dtype, offsets[0]..<offsets[1])
     }
 }

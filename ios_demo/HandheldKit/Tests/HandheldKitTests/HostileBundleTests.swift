@@ -30,17 +30,51 @@ final class HostileBundleTests: XCTestCase {
         }
     }
 
-    func testTheGoodOneIsTakenAndItsTensorsAreAsWritten() throws {
-        let good = try XCTUnwrap(try cases()["good"])
-        try layOut("good", good) { folder in
-            try openFully(folder)
-            let bundle = try ModelBundle(folder: folder)
-            for (name, first) in try XCTUnwrap(good.golden) {
-                let method = name.split(separator: ".").count > 2 ? name.split(separator: ".").last.map(String.init) : nil
-                let values = try XCTUnwrap(try bundle.golden(method: method).floats(name))
-                XCTAssertEqual(Array(values.prefix(first.count)), first, name)
+    func testGoldenTensorsAreAsWritten() throws {
+        let golden = try cases().filter { $0.value.golden != nil }
+        XCTAssertEqual(golden.keys.sorted(), ["good", "image_taken"])
+        for (name, each) in golden {
+            try layOut(name, each) { folder in
+                try openFully(folder)
+                let bundle = try ModelBundle(folder: folder)
+                for (name, first) in try XCTUnwrap(each.golden) {
+                    let method = name.split(separator: ".").count > 2 ? name.split(separator: ".").last.map(String.init) : nil
+                    let values = try XCTUnwrap(try bundle.golden(method: method).floats(name))
+                    XCTAssertEqual(Array(values.prefix(first.count)), first, name)
+                }
             }
         }
+    }
+
+    func testAnImageIsMeasuredAsOneFrame() async throws {
+        let source = self.source
+        let manifest = try ModelBundle(folder: source.appendingPathComponent("good"))
+        XCTAssertEqual(manifest.manifest.artifacts[0].methods.map(\.framesPerRun), [1, 3])
+        let folder = manager.temporaryDirectory.appendingPathComponent("image-\(UUID())")
+        defer { try? manager.removeItem(at: folder) }
+        try manager.copyItem(at: source.appendingPathComponent("good"), to: folder)
+        try lay(source.appendingPathComponent("cases/image_taken"), over: folder)
+        let bundle = try ModelBundle(folder: folder)
+        let artifact = bundle.manifest.artifacts.first { $0.runtime == .coreml }!
+        let golden = try GoldenClip(bundle, nil)
+        XCTAssertEqual(golden.latents.shape, [1, 2, 2, 2])
+        XCTAssertNil(try artifact.shape(for: golden.latents))
+        XCTAssertThrowsError(try artifact.shape(for: StreamFrames(Array(repeating: 0, count: 16), shape: [2, 2, 2, 2]))) {
+            XCTAssertTrue("\($0)".contains("[1, 2, 2, 2, 2]"), "two frames are no image: \($0)")
+        }
+        let tensors = try bundle.golden()
+        let frames = try StreamFrames(
+            clip: try XCTUnwrap(tensors.floats("output.frames")), shape: try XCTUnwrap(tensors.shapes["output.frames"]))
+        XCTAssertEqual(try frames.rgba(0).count, 4 * 4 * 4)
+        var measurement = ClipMeasurement()
+        (measurement.runs, measurement.warmup, measurement.rounds, measurement.cooldownNanoseconds) = (2, 0, 1, 0)
+        let profile = try await measurement.profile(bundle, artifact, unitsAsked: "all", onRun: { _ in }) { _ in
+            Picture(frames: frames)
+        }
+        XCTAssertNil(profile.subjects[0].error)
+        XCTAssertEqual(profile.subjects[0].unitsPerRun, 1)
+        XCTAssertEqual(profile.subjects[0].outputShapes, [[1, 3, 4, 4]])
+        XCTAssertEqual(profile.subjects[0].parity?.compactMap(\.figures).map(\.maxAbsError), [0])
     }
 
     private func cases() throws -> [String: Case] {
@@ -74,6 +108,25 @@ final class HostileBundleTests: XCTestCase {
             }
         }
         try body(bundle)
+    }
+
+    private struct Picture: ClipDecoder {
+        let frames: StreamFrames
+        let loadNanoseconds: Int64 = 1
+
+        func plannedUnits() async throws -> [String: Int]? { nil }
+
+        func measure(_ latents: StreamFrames) async throws -> ClipTimes {
+            ClipTimes(frames: 1, nanoseconds: 1, firstFrameNanoseconds: nil)
+        }
+
+        func frames(of latents: StreamFrames) async throws -> AsyncThrowingStream<StreamFrames, Error> {
+            let frames = frames
+            return AsyncThrowingStream { continuation in
+                continuation.yield(frames)
+                continuation.finish()
+            }
+        }
     }
 
     private func lay(_ overlay: URL, over bundle: URL) throws {

@@ -34,7 +34,14 @@ final class NumbersTests: XCTestCase {
         XCTAssertEqual(frames.shape, [2, 3, 1, 2])
         XCTAssertEqual(try frames.rgba(0), [0, 0, 191, 255, 255, 0, 64, 255])
         XCTAssertEqual(try frames.rgba(1), [128, 255, 128, 255, 255, 255, 128, 255])
+        let image = try StreamFrames(clip: [-1, 1, 0, 2, -2, 0], shape: [1, 3, 1, 2])
+        XCTAssertEqual(image.shape, [1, 3, 1, 2])
+        XCTAssertEqual(try image.rgba(0), [0, 128, 0, 255, 255, 255, 128, 255])
+        XCTAssertEqual(image.clip, [-1, 1, 0, 2, -2, 0])
+        XCTAssertEqual(image.clipShape(rank: 4), [1, 3, 1, 2])
+        XCTAssertEqual(image.clipShape(rank: 5), [1, 3, 1, 1, 2])
         XCTAssertThrowsError(try StreamFrames(clip: [0, 0], shape: [1, 3, 1, 1, 1]))
+        XCTAssertThrowsError(try StreamFrames(clip: [0, 0], shape: [2, 1, 1, 1]), "two images")
         XCTAssertThrowsError(try StreamFrames(clip: [0, 0], shape: [1, 1, 2, 1, 1]).rgba(0))
     }
 

@@ -18,7 +18,7 @@ class BundleError(val kind: Kind, message: String, cause: Throwable? = null) : E
         /** Truncated, grown or altered: size or SHA-256 is not the manifest's. */
         ALTERED,
 
-        /** Golden tensors that do not lie in their file, or are not what the manifest says. */
+        /** Tensors that do not lie in their file, or are not what the manifest says. */
         TENSORS,
     }
 }

@@ -1,20 +1,25 @@
 package dev.handheld
 
-/** A decoded clip: RGB, nominally in [-1, 1], as the bundle's output has it: (1, 3, T, H, W), row-major. */
+/**
+ * A decoded clip or image: RGB, nominally in [-1, 1], as the bundle's output has it: (1, 3, T, H, W), or (1, 3, H, W) of an
+ * image, which is one frame; row-major.
+ */
 class Frames(private val values: FloatArray, shape: List<Long>) {
     val count: Int
     val height: Int
     val width: Int
 
     init {
-        if (shape.size != 5 || shape[0] != 1L || shape[1] != 3L || shape.fold(1L, Long::times) != values.size.toLong()) {
+        val isRgb = shape.size in 4..5 && shape[0] == 1L && shape[1] == 3L
+        if (!isRgb || shape.fold(1L, Long::times) != values.size.toLong()) {
             throw BundleError(
-                BundleError.Kind.TENSORS, "Frames are ${values.size} values of shape $shape; (1, 3, T, H, W) is wanted.",
+                BundleError.Kind.TENSORS,
+                "Frames are ${values.size} values of shape $shape; (1, 3, T, H, W) or (1, 3, H, W) is wanted.",
             )
         }
-        count = shape[2].toInt()
-        height = shape[3].toInt()
-        width = shape[4].toInt()
+        count = if (shape.size == 5) shape[2].toInt() else 1
+        height = shape[shape.size - 2].toInt()
+        width = shape.last().toInt()
     }
 
     /** One frame as `0xAARRGGBB`, row by row, opaque; values beyond [-1, 1] are clamped, NaN is black. */

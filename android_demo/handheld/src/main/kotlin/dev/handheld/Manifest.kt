@@ -32,7 +32,11 @@ class Manifest private constructor(
     data class Tolerance(val maxAbs: Double?, val minPsnrDb: Double?, val reason: String)
 
     /** What an artefact computes in one shape; shapes in the order of the bundle's specs. */
-    data class Method(val name: String, val inputs: List<List<Long>>, val outputs: List<List<Long>>)
+    data class Method(val name: String, val inputs: List<List<Long>>, val outputs: List<List<Long>>) {
+        /** Frames that one run makes: batch times time of (N, C, T, H, W); of images, (N, C, H, W), the batch. */
+        val framesPerRun: Long
+            get() = outputs.first().let { shape -> shape[0] * if (shape.size == CLIP.length) shape[2] else 1L }
+    }
 
     /** One lowered model: a file or folder, relative to the bundle. */
     data class Artifact(
@@ -48,7 +52,13 @@ class Manifest private constructor(
 
     companion object {
         const val FORMAT_VERSION = 1L
-        const val KIND = "video_decoder"
+
+        /** Layouts of clips and of images. */
+        const val CLIP = "NCTHW"
+        const val IMAGE = "NCHW"
+
+        /** What a bundle is, by the layout of what its model gives. */
+        val KINDS = mapOf(CLIP to "video_decoder", IMAGE to "image_decoder")
         const val FLOAT32 = "float32"
         const val FLOAT16 = "float16"
 
@@ -77,14 +87,15 @@ class Manifest private constructor(
                         "the app, or export the bundle with the handheld that the app was made with.",
                 )
             }
-            if (tree["kind"] != KIND) {
+            val kind = tree["kind"]
+            if (kind !in KINDS.values) {
                 throw BundleError(
-                    BundleError.Kind.VERSION, "$source has kind ${tree["kind"]}; this app understands \"$KIND\".",
+                    BundleError.Kind.VERSION, "$source has kind $kind; this app understands ${KINDS.values.joinToString()}.",
                 )
             }
             val faults = ArrayList<String>()
             val manifest = Field(tree, "", faults).manifest()
-            if (faults.isEmpty()) faults += disagreements(manifest)
+            if (faults.isEmpty()) faults += disagreements(manifest, "$kind")
             if (faults.isNotEmpty()) {
                 val paths = faults.all { "wanted a path inside the bundle" in it }
                 throw BundleError(
@@ -122,7 +133,7 @@ class Manifest private constructor(
                     name = field("name").word(),
                     shape = field("shape").shape(),
                     dtype = field("dtype").dtype(),
-                    layout = field("layout").choice("NCTHW"),
+                    layout = field("layout").choice(CLIP, IMAGE),
                     // A range of one or three numbers is a fault that `disagreements` finds, as a turned one.
                     range = field("range").orNull { range -> range.list(2) { it.number() } }
                         ?.let { if (it.size == 2) it[0] to it[1] else 0.0 to 0.0 },
@@ -195,7 +206,10 @@ class Manifest private constructor(
             arrayOf("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai")
 
         /** Faults between fields that are each well formed. */
-        private fun disagreements(manifest: Manifest): List<String> = buildList {
+        private fun disagreements(manifest: Manifest, kind: String): List<String> = buildList {
+            manifest.outputs.forEachIndexed { index, spec ->
+                if (KINDS[spec.layout] != kind) add("kind: $kind, and outputs[$index] is ${spec.layout}")
+            }
             for ((side, specs) in listOf("inputs" to manifest.inputs, "outputs" to manifest.outputs)) {
                 addAll(repeated("$side: name", specs.map { it.name }))
                 specs.forEachIndexed { index, spec ->

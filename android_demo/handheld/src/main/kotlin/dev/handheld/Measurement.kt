@@ -92,12 +92,11 @@ fun utcNow(): String = SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT)
 
 private fun ModelBundle.subject(artifact: Manifest.Artifact, shape: String?): Profile.Subject {
     val method = artifact.methods.first { shape == null || it.name == shape }
-    val output = method.outputs.first() // NCTHW
     return Profile.Subject(
         label = artifact.name, role = "student", bundle = 0, artifact = artifact.name, target = artifact.target,
         runtime = artifact.runtime, runtimeVersion = null, precision = artifact.precision, sha256 = artifact.sha256,
         sizeBytes = artifact.sizeBytes, method = method.name, inputShapes = method.inputs,
-        outputShapes = method.outputs, unit = "frame", unitsPerRun = output[0] * output[2], promptTokens = null,
+        outputShapes = method.outputs, unit = "frame", unitsPerRun = method.framesPerRun, promptTokens = null,
         threads = null, computeUnitsAsked = null, computeUnitsObserved = null,
         tolerance = Profile.Limits(artifact.tolerance.maxAbs, artifact.tolerance.minPsnrDb), rounds = emptyList(),
         parity = null, error = null,

@@ -15,7 +15,7 @@ interface FrameSource {
 }
 
 /** Latents (1, C, T', H', W'), row-major, as a source; `repeated` > [latentFrames] begins them again as often as it takes. */
-class LatentFrames(private val values: FloatArray, shape: List<Long>, repeated: Long? = null) : FrameSource {
+class LatentFrames(private val values: FloatArray, private val shape: List<Long>, repeated: Long? = null) : FrameSource {
     private val channels: Int
     private val height: Int
     private val width: Int
@@ -37,6 +37,10 @@ class LatentFrames(private val values: FloatArray, shape: List<Long>, repeated: 
         width = shape[4].toInt()
         count = repeated ?: latentFrames.toLong()
     }
+
+    /** The same latents as a model takes them, whose kind is `given`. Throws [BundleError] as [Manifest.TensorSpec.taken]. */
+    fun taken(spec: Manifest.TensorSpec, given: LatentKind): LatentFrames =
+        if (given == spec.latentKind) this else LatentFrames(spec.taken(values, shape, given), shape, count)
 
     /** Refuses latents that are not `shape`, (C, H', W'). */
     internal fun check(shape: List<Int>) {

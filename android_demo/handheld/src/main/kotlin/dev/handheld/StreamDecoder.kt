@@ -32,6 +32,7 @@ interface StreamProgram : Closeable {
  * between them lies in files in `scratch`, which are gone at the end.
  *
  * @param latentShape channels, height and width.
+ * @param taken converts the latents of a clip to those that the programs take.
  * @throws DecoderError where a program cannot be loaded, in [decode] also where it cannot be run.
  */
 class StreamDecoder(
@@ -39,6 +40,7 @@ class StreamDecoder(
     private val latentShape: List<Int>,
     private val dtype: StreamDtype,
     private val scratch: File,
+    private val taken: (LatentFrames) -> LatentFrames = { it },
     private val load: (StreamPlan.Segment) -> StreamProgram,
 ) : Closeable {
     private var isClosed = false
@@ -62,7 +64,7 @@ class StreamDecoder(
     fun decode(latents: LatentFrames, goOn: () -> Boolean = { true }, onFrames: (DecodedFrames) -> Unit): Boolean {
         if (isClosed) throw DecoderError("The decoder is closed. Open another one.")
         latents.check(latentShape)
-        var source: FrameSource = latents
+        var source: FrameSource = taken(latents)
         var spool: Spool? = null
         try {
             for (part in plan.passes) {

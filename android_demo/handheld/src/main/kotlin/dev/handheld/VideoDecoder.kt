@@ -56,12 +56,27 @@ val Manifest.Artifact.runsHere: Boolean
  * takes clips of any length.
  *
  * @param shape one of [ModelBundle.shapes]; null is the first.
- * @throws BundleError for an artefact that is not what the manifest says.
+ * @param latents the kind that it will be given, converted where the model takes the other; null is what the model takes.
+ * @throws BundleError for an artefact that is not what the manifest says, and latents that it does not say how to convert.
  * @throws DecoderError for one that the runtime refuses, or that needs a runtime that is not here.
  */
-fun ModelBundle.open(artifact: Manifest.Artifact, shape: String? = null, threads: Int? = null): VideoDecoder {
+fun ModelBundle.open(
+    artifact: Manifest.Artifact, shape: String? = null, threads: Int? = null, latents: LatentKind? = null,
+): VideoDecoder {
+    val spec = manifest.inputs.first()
+    if (latents != null) spec.requireConvertible(latents)
     check(artifact)
-    return openChecked(artifact, shape, threads)
+    val decoder = openChecked(artifact, shape, threads)
+    if (latents == null || latents == spec.latentKind) return decoder
+    val dims = artifact.methods.first { shape == null || it.name == shape }.inputs.first()
+    return ConvertingDecoder(decoder) { spec.taken(it, dims, latents) }
+}
+
+/** Converts the first input, the latents, before each run. */
+internal class ConvertingDecoder(private val decoder: VideoDecoder, private val convert: (FloatArray) -> FloatArray) :
+    VideoDecoder by decoder {
+    override fun run(inputs: List<FloatArray>): List<FloatArray> =
+        decoder.run(listOf(convert(inputs.first())) + inputs.drop(1))
 }
 
 /**
@@ -69,10 +84,14 @@ fun ModelBundle.open(artifact: Manifest.Artifact, shape: String? = null, threads
  * artefact that is not streamed.
  *
  * @param scratch a folder for frames between passes, where there are several: `context.cacheDir`.
+ * @param latents the kind that it will be given, as of [open].
  */
-fun ModelBundle.openStream(artifact: Manifest.Artifact, threads: Int? = null, scratch: File = SCRATCH): StreamDecoder {
+fun ModelBundle.openStream(
+    artifact: Manifest.Artifact, threads: Int? = null, scratch: File = SCRATCH, latents: LatentKind? = null,
+): StreamDecoder {
+    if (latents != null) manifest.inputs.first().requireConvertible(latents)
     check(artifact)
-    return openStreamChecked(artifact, threads, scratch)
+    return openStreamChecked(artifact, threads, scratch, latents)
 }
 
 internal fun ModelBundle.openChecked(artifact: Manifest.Artifact, shape: String?, threads: Int?): VideoDecoder {
@@ -82,14 +101,18 @@ internal fun ModelBundle.openChecked(artifact: Manifest.Artifact, shape: String?
     return StreamedDecoder(openStreamChecked(artifact, threads, SCRATCH), source.method, runtime.computeUnits)
 }
 
-private fun ModelBundle.openStreamChecked(artifact: Manifest.Artifact, threads: Int?, scratch: File): StreamDecoder {
+private fun ModelBundle.openStreamChecked(
+    artifact: Manifest.Artifact, threads: Int?, scratch: File, latents: LatentKind? = null,
+): StreamDecoder {
     val plan = artifact.stream ?: throw DecoderError(
         "${artifact.name} decodes clips of one length. Export one with --stream, or choose another one.",
     )
     val program = runtime(artifact).program ?: throw DecoderError("${artifact.runtime} runs no streamed artefacts.")
     val source = DecoderSource(this, artifact, artifact.methods.first(), threads)
     val (_, channels, _, height, width) = source.method.inputs.first().map { it.toInt() }
-    return StreamDecoder(plan, listOf(channels, height, width), StreamDtype.of(artifact.inputDtype), scratch) { segment ->
+    val taken = { given: LatentFrames -> if (latents == null) given else given.taken(manifest.inputs.first(), latents) }
+    val shape = listOf(channels, height, width)
+    return StreamDecoder(plan, shape, StreamDtype.of(artifact.inputDtype), scratch, taken) { segment ->
         program(source, segment)
     }
 }

@@ -45,8 +45,15 @@ class NumbersTest {
     }
 
     @Test
+    fun anImageIsOneFrame() {
+        val image = Frames(floatArrayOf(-1f, 1f, 0f, 5f, -1f, -1f), listOf(1, 3, 1, 2)) // two pixels: R, R, G, G, B, B
+        assertEquals(listOf(1, 1, 2), listOf(image.count, image.height, image.width))
+        assertContentEquals(intArrayOf(0xFF008000.toInt(), 0xFFFFFF00.toInt()), image.argb(0))
+    }
+
+    @Test
     fun framesOfAnotherShapeAreRefused() {
-        for (shape in listOf(listOf(1L, 3, 2, 1), listOf(2L, 3, 1, 1, 1), listOf(1L, 3, 1, 1, 1), listOf(1L, 1, 6, 1, 1))) {
+        for (shape in listOf(listOf(3L, 2, 1), listOf(1L, 3, 1, 1), listOf(1L, 6, 1, 1), listOf(2L, 3, 1, 1, 1), listOf(1L, 3, 1, 1, 1), listOf(1L, 1, 6, 1, 1))) {
             assertFailsWith<BundleError> { Frames(FloatArray(6), shape) }
         }
     }

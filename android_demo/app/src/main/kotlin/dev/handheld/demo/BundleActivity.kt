@@ -14,9 +14,11 @@ import android.widget.TextView
 import dev.handheld.AndroidMeter
 import dev.handheld.Frames
 import dev.handheld.LatentFrames
+import dev.handheld.LatentKind
 import dev.handheld.Manifest
 import dev.handheld.ModelBundle
 import dev.handheld.Profile
+import dev.handheld.latentKind
 import dev.handheld.measure
 import dev.handheld.open
 import dev.handheld.openStream
@@ -91,6 +93,8 @@ class BundleActivity : Activity() {
     private fun opened(read: ModelBundle) {
         bundle = read
         artefacts = read.manifest.artifacts.filter { it.runsHere }
+        val isNormalised = read.manifest.inputs.first().latentKind == LatentKind.NORMALISED
+        (findViewById(R.id.latents) as TextView).setText(if (isNormalised) R.string.takes_normalised else R.string.takes_plain)
         val names = artefacts.map { getString(R.string.artefact, it.name, it.runtime, it.precision) }
         val spinner = findViewById(R.id.artefacts) as Spinner
         spinner.adapter = ArrayAdapter(this, android.R.layout.simple_spinner_dropdown_item, names)
@@ -148,13 +152,13 @@ class BundleActivity : Activity() {
         measure.text = getString(R.string.stop)
         measure.isEnabled = true
         val meter = AndroidMeter(this)
-        val shape = artefact.methods.first().outputs.first()
+        val method = artefact.methods.first()
         work.run({
             val subject = bundle.measure(artefact, SETTINGS, meter) { outputs, latencyNs ->
-                val frames = outputs.firstOrNull()?.let { Frames(it, shape) }
+                val frames = outputs.firstOrNull()?.let { Frames(it, method.outputs.first()) }
                 work.show {
                     frames?.let(player::show)
-                    tell(shape[2], latencyNs)
+                    tell(method.framesPerRun, latencyNs)
                 }
                 running
             }

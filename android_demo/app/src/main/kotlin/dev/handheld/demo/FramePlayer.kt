@@ -6,7 +6,10 @@ import android.os.Looper
 import android.widget.ImageView
 import dev.handheld.Frames
 
-/** Plays a clip over and over, at the rate that video of the teachers has; each new clip goes on at the same place. */
+/**
+ * Plays a clip over and over, at the rate that video of the teachers has; each new clip goes on at the same place. An image,
+ * a clip of one frame, stands still.
+ */
 class FramePlayer(private val view: ImageView) {
     private val handler = Handler(Looper.getMainLooper())
     private var frames: Frames? = null
@@ -22,13 +25,18 @@ class FramePlayer(private val view: ImageView) {
 
     /** On the main thread, as all of this. */
     fun show(clip: Frames) {
-        val first = frames == null
+        val isTicking = (frames?.count ?: 0) > 1
         if (clip.width != bitmap?.width || clip.height != bitmap?.height) {
             bitmap = Bitmap.createBitmap(clip.width, clip.height, Bitmap.Config.ARGB_8888).also(view::setImageBitmap)
             pixels = IntArray(clip.width * clip.height)
         }
         frames = clip
-        if (first) handler.post(tick)
+        if (clip.count > 1) {
+            if (!isTicking) handler.post(tick)
+        } else {
+            handler.removeCallbacks(tick)
+            draw()
+        }
     }
 
     fun stop() {
