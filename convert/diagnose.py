@@ -33,6 +33,7 @@ from .graph.capture import capture
 from .graph.nodes import module_of
 from .graph.rewrite import apply
 from .lowering import lower
+from .pixels import to_rgba8
 from .quiet import quiet
 from .target import Job, Target
 
@@ -67,7 +68,12 @@ def first_divergence(bundle: Bundle, artifact: Artifact, target: Target, model: 
     wanted = [torch.from_numpy(np.array(a)) for a in bundle.golden()[1].values()]
     with torch.no_grad():
         given = model.eval()(*inputs)
-    if (off := _relative(given, wanted[0])) > _DIVERGED["fp32"]:
+    if wanted[0].dtype == torch.uint8:  # of the frames there are only pixels
+        given = to_rgba8(given, tuple(artifact.settings["value_range"]))
+        off = ((given.float() - wanted[0].float()).abs() > 1).float().mean().item()
+    else:
+        off = _relative(given, wanted[0])
+    if off > _DIVERGED["fp32"]:
         return f"Its source has changed since: what it computes now is off by {off:.1%}. Export it again."
     graph = capture(model, inputs)
     apply(graph, target.without(artifact.settings.get("without", ())).precision(artifact.precision).rewrites)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from handheld.models import LatentStatistics
 from handheld.models.streaming import stream_frames
 from handheld.runtime.bundle import Bundle, BundleWriter
-from handheld.runtime.manifest import Method, RewriteRecord, Statistics, TensorSpec
+from handheld.runtime.manifest import Method, RewriteRecord, Statistics, TensorSpec, Tolerance
 from handheld.runtime.stream_plan import StreamPlan
 from handheld.runtime.verify import run_once
 
 from .errors import ExportError
 from .lowering import Progress, Step, costs_of, lower, rewritten_for
+from .pixels import append_rgba8, check_pixels, in_levels, layout_of, to_rgba8
 from .streaming import PassCut
 from .streaming.lower import check_streams, lower_stream
 from .streaming.units import spec_of, units_of
@@ -47,6 +48,13 @@ _RECORDED = (
 _WHOLE_GOLDEN = 16_000_000
 _GOLDEN_CHUNK = 2
 
+# Why a streamed artefact gives floats.
+STREAMED_PIXELS = (
+    "A streamed artefact gives frames as floats: the decoder around its programs puts frames together from floats. "
+    "Leave the 8-bit pixels out (`handheld decode` and the apps make pixels of each frame as it comes), or export "
+    "whole clips."
+)
+
 # The folder of a streamed artefact.
 _STREAM = "stream"
 
@@ -59,12 +67,19 @@ class _Clip:
         method: its name in the artefacts and the golden file; None for the first shape, which each target names.
         latents, frames: golden input and output.
         calibration: in the shape of the latents, at least one.
+        pixels: the golden output where artefacts give 8-bit RGBA, else None.
     """
 
     method: str | None
     latents: Tensor
     frames: Tensor
     calibration: tuple[Tensor, ...]
+    pixels: Tensor | None = None
+
+    @property
+    def given(self) -> Tensor:
+        """What artefacts give."""
+        return self.frames if self.pixels is None else self.pixels
 
 
 def resolve_targets(names: Sequence[str], precision: str | None = None, *, installed: bool = True) -> list[Target]:
@@ -108,6 +123,7 @@ def export(
     validate: bool = False,
     value_range: tuple[float, float] | None = None,
     statistics: LatentStatistics | None = None,
+    pixels: str = "float",
     progress: Progress = lambda step: None,
 ) -> Bundle:
     """Lower a decoder to one artefact per target and write them as a bundle.
@@ -132,6 +148,8 @@ def export(
         validate: check each place of each rewrite as it is applied, on the example.
         value_range: nominal range of the pictures; None takes the model's own, if it has one, else [-1, 1].
         statistics: of the latents, for the manifest; None takes the model's own, if it has any.
+        pixels: `float`, frames as the model gives them; or `rgba8`, which the artefacts make of them: uint8
+            (1, T, H, W, 4), of images (1, H, W, 4), from the value range. Tolerances are then in levels.
         progress: called before each step.
 
     Returns:
@@ -139,19 +157,22 @@ def export(
 
     Raises:
         ExportError: latents that are no single fp32 clip, calibration latents unlike them, a shape that is given
-            twice, several shapes for a target whose artefacts hold one, a target or precision that is not streamed,
-            a model that torch.export or a target refuses, or a rewritten graph that does not compute what the model
-            does (the message names rewrite, node and module), a name in `without` that no target has, and weights
-            that hold NaN or infinity.
+            twice, pixels of a streamed artefact, several shapes for a target whose artefacts hold one, a target or
+            precision that is not streamed, a model that torch.export or a target refuses, or a rewritten graph that
+            does not compute what the model does (the message names rewrite, node and module), a name in `without`
+            that no target has, and weights that hold NaN or infinity.
         RuntimeFailure: an artefact that its runtime does not load or run; the bundle is not kept.
         BundleError: an output folder that cannot be written.
     """
+    check_pixels(pixels)
     targets = leave_out(targets, without)
     examples = (latents, *more)
     _check_examples(examples)
     if stream is None:
         _check_shapes(examples, targets)
     else:
+        if pixels != "float":
+            raise ExportError(STREAMED_PIXELS)
         _check_stream(model, examples, targets, precision)
     _check_calibration(calibration, examples)
     model = model.eval()
@@ -164,15 +185,17 @@ def export(
         clips = tuple(
             _clip(model, example, calibration, first=example is latents, streamed=streamed) for example in examples
         )
+        if pixels != "float":
+            clips = tuple(replace(clip, pixels=to_rgba8(clip.frames, (low, high))) for clip in clips)
         for target in targets:
             chosen = precision or target.default_precision
             if stream is None:
-                _lower(model, clips, target, chosen, provenance, writer, progress, validate)
+                _lower(model, clips, target, chosen, provenance, writer, progress, validate, (low, high))
             else:
                 _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress, validate)
         progress(Step("", "hashing and writing the bundle"))
         for clip in clips:
-            writer.set_golden({"latents": clip.latents.numpy()}, {"frames": clip.frames.numpy()}, clip.method)
+            writer.set_golden({"latents": clip.latents.numpy()}, {"frames": clip.given.numpy()}, clip.method)
         parameters = sum(p.numel() for p in model.parameters())
         writer.describe(
             name=name,
@@ -191,10 +214,11 @@ def export(
             outputs=[
                 TensorSpec(
                     "frames",
-                    tuple(clips[0].frames.shape),
-                    layout=layout,
-                    range=(float(low), float(high)),
-                    description="RGB, nominal range, not clamped.",
+                    tuple(clips[0].given.shape),
+                    dtype="float32" if pixels == "float" else "uint8",
+                    layout=layout_of(layout, pixels),
+                    range=(float(low), float(high)) if pixels == "float" else (0.0, 255.0),
+                    description="RGB, nominal range, not clamped." if pixels == "float" else "RGBA, alpha 255.",
                 )
             ],
         )
@@ -290,6 +314,7 @@ def _lower(
     writer: BundleWriter,
     progress: Progress,
     validate: bool,
+    value_range: tuple[float, float],
 ) -> None:
     """Add one target's artefact to the bundle."""
     start = time.perf_counter()
@@ -302,6 +327,12 @@ def _lower(
         )
         for clip in clips
     ]
+    tolerance = precision.tolerance
+    if clips[0].pixels is not None:
+        # After the rewritten graph was checked: at the edge of a level nothing can be.
+        for each in rewritten:
+            append_rgba8(each.graph, target.pixel_form, value_range)
+        tolerance = in_levels(tolerance, value_range)
     progress(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
     path = writer.artifact_dir(target.name) / target.filename
     first, *more = (
@@ -313,12 +344,17 @@ def _lower(
     )
     lowered = lower(target, job)
     settings = {**lowered.settings, **rewritten[0].settings}
+    if clips[0].pixels is not None:
+        settings["value_range"] = [float(end) for end in value_range]  # that became [0, 255]
     if more:
         settings["other_shapes"] = {
             shape.method: {**each.settings, "rewrites": [asdict(record) for record in each.rewrites]}
             for shape, each in zip(more, rewritten[1:])
         }
-    _add(writer, target, precision_name, target.filename, clips, lowered, settings, rewritten[0].rewrites, start)
+    _add(
+        *(writer, target, precision_name, target.filename, clips, lowered, settings, rewritten[0].rewrites, start),
+        tolerance=tolerance,
+    )
 
 
 def _lower_stream(
@@ -364,6 +400,7 @@ def _add(
     rewrites: Sequence[RewriteRecord],
     start: float,
     stream: StreamPlan | None = None,
+    tolerance: Tolerance | None = None,
 ) -> None:
     """Register a target's artefact, which has been written since `start`."""
     precision = target.precision(precision_name)
@@ -373,9 +410,9 @@ def _add(
         runtime=target.runtime,
         path=f"{target.name}/{filename}",
         precision=precision_name,
-        tolerance=precision.tolerance,
+        tolerance=tolerance or precision.tolerance,
         methods=[
-            Method(method, (tuple(clip.latents.shape),), (tuple(clip.frames.shape),))
+            Method(method, (tuple(clip.latents.shape),), (tuple(clip.given.shape),))
             for method, clip in zip(_methods(clips, target), clips)
         ],
         input_dtype=lowered.input_dtype,

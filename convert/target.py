@@ -19,6 +19,7 @@ from .choice.costs import CostTable
 from .errors import ExportError
 from .graph.limits import Limits
 from .graph.rewrite import GraphPass
+from .pixels import Form
 
 # The lowest PSNR of an fp16 artefact whose sums are in fp32, at peak 2.0: a single wrong layer stays below 0.05 in
 # absolute error and falls under this. Measured on tiny at 64x64x9, random weights and latents: 75.5 dB in
@@ -129,6 +130,8 @@ class Target:
         several_shapes: whether one artefact can hold more.
         streams: whether a decoder is also exported for streaming.
         left_out: rewrites that `without` took from the lists.
+        pixel_form: how 8-bit RGBA leaves its artefacts: `uint8`, or `int32`, one value a pixel, where the runtime
+            has no unsigned bytes.
     """
 
     name: str
@@ -144,6 +147,7 @@ class Target:
     several_shapes: bool = False
     streams: bool = False
     left_out: tuple[str, ...] = ()
+    pixel_form: Form = "uint8"
 
     def missing(self) -> list[str]:
         """Packages that are not installed."""

@@ -86,8 +86,10 @@ def workload_of(subject: Measurement) -> str:
     if subject.unit == "token":
         return "token"
     shape = subject.output_shapes[0] if subject.output_shapes else ()
-    size = f" of {shape[-1]}x{shape[-2]}" if len(shape) >= 2 else ""
-    return f"{subject.units_per_run} frame{'s' if subject.units_per_run > 1 else ''}{size}"
+    # A profile has no layout. No decoder makes pictures four pixels wide: a last axis of 4 is RGBA.
+    size = shape[:-1] if shape[-1:] == (4,) else shape
+    text = f" of {size[-1]}x{size[-2]}" if len(size) >= 2 else ""
+    return f"{subject.units_per_run} frame{'s' if subject.units_per_run > 1 else ''}{text}"
 
 
 def compare(profiles: Sequence[Named]) -> list[Row]:

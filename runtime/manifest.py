@@ -16,12 +16,16 @@ from .errors import BundleError
 from .stream_plan import StreamPlan, parse_plan
 
 FORMAT_VERSION = 1
-# By the layout of what the model gives.
-KINDS = {"NCTHW": "video_decoder", "NCHW": "image_decoder"}
+# By the layout of what the model gives: floats, or the interleaved rows of 8-bit RGBA.
+KINDS = {"NCTHW": "video_decoder", "NCHW": "image_decoder", "NTHWC": "video_decoder", "NHWC": "image_decoder"}
 
 RUNTIMES = ("onnxruntime", "executorch", "executorch-vulkan", "executorch-coreml", "coreml", "coreai")
 DTYPES = ("float32", "float16")
+# Of 8-bit pixels, and what artefacts give them as: bytes, or each pixel as one int32, little endian, R lowest.
+PIXEL_DTYPE = "uint8"
+PIXEL_FORMS = ("uint8", "int32")
 LAYOUTS = tuple(KINDS)
+PIXEL_LAYOUTS = ("NTHWC", "NHWC")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class TensorSpec:
         name: as in `run({name: array})` and, behind `input.` or `output.`, in the golden file.
         shape: every dimension, in the order of `layout`.
         dtype: of the caller's array; an artefact may compute in another one (`Artifact.input_dtype`).
-        layout: one letter a dimension: batch, channels, time, height, width; images have no time.
+        layout: one letter a dimension: batch, channels, time, height, width; images have no time. Channels are last
+            where the output is 8-bit RGBA (dtype uint8, 4 channels, range [0, 255]), and nowhere else.
         range: nominal (lowest, highest) value, not a clamp; None where there is none, as for latents.
         description: one sentence for people.
         statistics: of latents: how plain ones and a diffusion model's become one another. None where they are the
@@ -62,6 +67,19 @@ class TensorSpec:
     description: str = ""
     statistics: Statistics | None = None
     normalised: bool = False
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it is 8-bit RGBA."""
+        return self.dtype == PIXEL_DTYPE
+
+    def picture(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the pictures in a tensor of this shape, in this layout."""
+        return shape[self.layout.index("H")], shape[self.layout.index("W")]
+
+    def frames(self, shape: Sequence[int]) -> int:
+        """Frames in a tensor of this shape, in this layout: batch times time; an image is one."""
+        return math.prod(size for axis, size in zip(self.layout, shape) if axis in "NT")
 
 
 @dataclass(frozen=True)
@@ -159,12 +177,6 @@ class Method:
     inputs: tuple[tuple[int, ...], ...]
     outputs: tuple[tuple[int, ...], ...]
 
-    @property
-    def frames_per_run(self) -> int:
-        """Frames that one run makes: batch times time of NCTHW outputs; an image (NCHW) is one frame."""
-        batch, _, *time, _, _ = self.outputs[0]
-        return math.prod((batch, *time))
-
 
 @dataclass(frozen=True)
 class Artifact:
@@ -179,7 +191,8 @@ class Artifact:
         sha256, size_bytes: of the file or folder (`files.sha256_of`, `files.size_of`).
         methods: one per shape, which share their weights; the first has the shapes of the bundle's specs, and the
             others are the same in all of a bundle's artefacts.
-        input_dtype, output_dtype: what the runtime takes and gives; sessions cast.
+        input_dtype, output_dtype: what the runtime takes and gives; sessions cast. Of 8-bit pixels `int32` is one
+            value a pixel, the tensor without its last axis: its four bytes, little endian, are R, G, B and alpha.
         settings: how the target lowered it, free.
         rewrites: in the order in which they ran.
         delegation: what a delegating runtime handed over (delegates, nodes inside, nodes outside), free.
@@ -262,7 +275,7 @@ _TENSOR = parsing.record(
     {
         "name": parsing.text(r"\w+", "letters, digits and underscores"),
         "shape": parsing.sequence(parsing.integer(1), least=1),
-        "dtype": parsing.one_of(*DTYPES),
+        "dtype": parsing.one_of(*DTYPES, PIXEL_DTYPE),
         "layout": parsing.one_of(*LAYOUTS),
         "range": parsing.nullable(parsing.sequence(parsing.number(), least=2)),
         "description": _ANY_TEXT,
@@ -324,7 +337,7 @@ _ARTIFACT = parsing.record(
         ),
         "methods": parsing.sequence(_METHOD, least=1),
         "input_dtype": parsing.one_of(*DTYPES),
-        "output_dtype": parsing.one_of(*DTYPES),
+        "output_dtype": parsing.one_of(*DTYPES, *PIXEL_FORMS),
         "settings": parsing.mapping(),
         "rewrites": parsing.sequence(_REWRITE),
         "delegation": parsing.nullable(parsing.mapping()),
@@ -402,8 +415,23 @@ def _disagreements(manifest: Manifest, kind: str) -> list[str]:
                         f"{side}[{index}].statistics: wanted 1 or {channels} values of mean and std, std and "
                         "scaling above 0"
                     )
+            if fault := _pixel_fault(spec, side):
+                faults.append(f"{side}[{index}].{fault}")
             if spec.range is not None and (len(spec.range) != 2 or spec.range[0] >= spec.range[1]):
                 faults.append(f"{side}[{index}].range: wanted [lowest, highest], found {list(spec.range)}")
+    pixels = any(spec.pixels for spec in manifest.outputs)
+    wanted = PIXEL_FORMS if pixels else DTYPES
+    faults += [
+        f"artifacts[{index}].output_dtype: {artifact.output_dtype}, and the outputs are "
+        f"{manifest.outputs[0].dtype}: wanted {' or '.join(wanted)}"
+        for index, artifact in enumerate(manifest.artifacts)
+        if artifact.output_dtype not in wanted
+    ]
+    faults += [
+        f"artifacts[{index}].stream: frames of a streamed artefact are floats, not pixels"
+        for index, artifact in enumerate(manifest.artifacts)
+        if pixels and artifact.stream is not None
+    ]
     faults += [
         f"artifacts[{index}].tolerance: max_abs and min_psnr_db are both null: nothing would be checked"
         for index, artifact in enumerate(manifest.artifacts)
@@ -420,6 +448,19 @@ def _disagreements(manifest: Manifest, kind: str) -> list[str]:
         f"path: {inner} lies inside {outer}" for outer in paths for inner in paths if inner.startswith(outer + "/")
     ]
     return faults
+
+
+def _pixel_fault(spec: TensorSpec, side: str) -> str:
+    """Where a spec is 8-bit RGBA in part only; empty where it is all or nothing."""
+    if not spec.pixels and spec.layout not in PIXEL_LAYOUTS:
+        return ""
+    whole = (spec.pixels, spec.layout in PIXEL_LAYOUTS, spec.shape[-1] == 4, spec.range == (0.0, 255.0))
+    if side == "outputs" and all(whole):
+        return ""
+    return (
+        f"layout: {spec.dtype} {spec.layout} {list(spec.shape)}; 8-bit RGBA is an output of dtype uint8, layout "
+        f"{' or '.join(PIXEL_LAYOUTS)}, 4 channels and range [0, 255]"
+    )
 
 
 def _method_faults(artifact: Artifact, manifest: Manifest) -> list[str]:

@@ -233,7 +233,7 @@ def _measurement(run: _Run, bundles: Sequence[Bundle]) -> Measurement:
         input_shapes=method.inputs,
         output_shapes=method.outputs,
         unit="frame",
-        units_per_run=method.frames_per_run,
+        units_per_run=run.subject.bundle.manifest.outputs[0].frames(method.outputs[0]),
         prompt_tokens=None,
         threads=run.facts.get("threads"),
         compute_units=ComputeUnits(),

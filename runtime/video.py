@@ -33,9 +33,13 @@ PICTURES = (".png", ".jpg", ".jpeg")
 def to_pixels(frames: np.ndarray, value_range: tuple[float, float] = (-1.0, 1.0)) -> np.ndarray:
     """Frames (N, 3, T, H, W) or images (N, 3, H, W) to uint8 RGB (N * T, H, W, 3), clips one after the other.
 
+    What is 8-bit RGBA already, (N, T, H, W, 4) or (N, H, W, 4) in uint8, loses its alpha.
+
     Args:
         value_range: lowest and highest value, which become 0 and 255; what is beyond is clamped.
     """
+    if frames.dtype == np.uint8:
+        return frames.reshape(-1, *frames.shape[-3:])[..., :3]
     low, high = value_range
     pixels = np.rint((np.clip(frames, low, high) - low) * (255 / (high - low))).astype(np.uint8)
     pixels = pixels[:, :, None] if pixels.ndim == 4 else pixels

@@ -11,6 +11,7 @@ from torch import Tensor
 from handheld.runtime.manifest import Tolerance
 
 from ..coreml.lower import HALF_REWRITES, REWRITES
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..target import Job, Lowered, Precision, Shape, Target, in_half
 from .limits import limits
@@ -67,7 +68,7 @@ def lower(job: Job) -> Lowered:
     dtype = "float32" if job.precision == "fp32" else "float16"
     return Lowered(
         dtype,
-        dtype,
+        output_dtype(job.graph, dtype),
         settings={
             "minimum_deployment_target": "iOS27",
             "format": "aimodel",

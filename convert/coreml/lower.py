@@ -17,6 +17,7 @@ from handheld.runtime.manifest import Tolerance
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
 from ..graph.rewrite import GraphPass
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -100,7 +101,7 @@ def lower(deployment_target: str, job: Job) -> Lowered:
     dtype = _io_dtype(job)
     return Lowered(
         dtype,
-        dtype,
+        output_dtype(job.graph, dtype),
         settings={
             "minimum_deployment_target": deployment_target,
             "format": "mlprogram",
@@ -120,6 +121,7 @@ def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: 
     # coremltools takes the decomposed dialect only.
     program = torch.export.export(graph, inputs).run_decompositions({})
     dtype = np.dtype(_io_dtype(job)).type
+    given = np.dtype(output_dtype(graph, _io_dtype(job))).type
     model = ct.convert(
         program,
         minimum_deployment_target=ct.target[deployment_target],
@@ -127,7 +129,7 @@ def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: 
         inputs=[
             ct.TensorType(name=name, shape=tuple(x.shape), dtype=dtype) for name, x in zip(job.input_names, inputs)
         ],
-        outputs=[ct.TensorType(name=name, dtype=dtype) for name in job.output_names],
+        outputs=[ct.TensorType(name=name, dtype=given) for name in job.output_names],
         skip_model_load=True,  # loading needs macOS
     )
     return _with_small_weights(model, job.precision)
@@ -185,6 +187,7 @@ def _target(name: str, deployment_target: str, *, several_shapes: bool = False) 
         method=METHOD,
         several_shapes=several_shapes,
         streams=True,
+        pixel_form="int32",
     )
 
 

@@ -6,6 +6,7 @@ from torch import fx
 
 from ..coreml.limits import limits
 from ..coreml.lower import FP16, FP32
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..target import Job, Lowered, Target
 from . import program as pte
@@ -32,7 +33,7 @@ def lower(job: Job) -> Lowered:
         delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
     settings = {"backend": "Core ML", "minimum_deployment_target": deployment_target}
-    return Lowered(settings=settings, delegation=delegation)
+    return Lowered(output_dtype=output_dtype(job.graph, "float32"), settings=settings, delegation=delegation)
 
 
 def _refusal(node: fx.Node) -> str:
@@ -52,4 +53,5 @@ TARGET = Target(
     default_precision="fp16",
     method=pte.METHOD,
     several_shapes=True,
+    pixel_form="int32",
 )

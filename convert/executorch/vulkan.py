@@ -10,6 +10,7 @@ from torch import fx
 from handheld.runtime.manifest import Tolerance
 
 from ..graph.nodes import shape_of
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..rewrites import (
     cancel_layouts,
@@ -64,7 +65,11 @@ def lower(job: Job) -> Lowered:
         delegation = pte.delegation_of(edge, [s.graph for s in shapes], _refusal)
         pte.write(edge, job.path)
     tallest = max(_tallest(s.graph) for s in shapes)
-    return Lowered(settings={"backend": "Vulkan", **options, "tallest_texture": tallest}, delegation=delegation)
+    return Lowered(
+        output_dtype=output_dtype(job.graph, "float32"),
+        settings={"backend": "Vulkan", **options, "tallest_texture": tallest},
+        delegation=delegation,
+    )
 
 
 def _refusal(node: fx.Node) -> str:

@@ -13,6 +13,7 @@ from handheld.runtime.manifest import Tolerance
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
 from ..graph.rewrite import GraphPass, Rewrite
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -96,7 +97,7 @@ def lower(job: Job) -> Lowered:
         delegation = pte.delegation_of(edge, [s.graph for s in job.shapes(pte.METHOD)], _refusal)
         pte.write(edge, job.path)
     dtype = "float16" if half else "float32"
-    return Lowered(dtype, dtype, settings=settings, delegation=delegation)
+    return Lowered(dtype, output_dtype(job.graph, dtype), settings=settings, delegation=delegation)
 
 
 def _refusal(node: fx.Node) -> str:

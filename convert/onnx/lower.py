@@ -13,6 +13,7 @@ from handheld.runtime.session.ort import MODEL
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
 from ..graph.rewrite import GraphPass, Rewrite
+from ..pixels import output_dtype
 from ..quiet import quiet
 from ..rewrites import (
     batch_in_time,
@@ -94,7 +95,11 @@ def lower(job: Job) -> Lowered:
         )
     dtype = "float16" if half else "float32"
     opset = program.model.opset_imports[""]
-    return Lowered(dtype, dtype, settings={"opset": opset, "exporter": "torch.onnx, dynamo", **settings})
+    return Lowered(
+        dtype,
+        output_dtype(job.graph, dtype),
+        settings={"opset": opset, "exporter": "torch.onnx, dynamo", **settings},
+    )
 
 
 TARGET = Target(

@@ -77,7 +77,7 @@ def decode(
     taken = found.for_decoder(_statistics(given), takes_normalised=given.normalised, normalised=normalised)
     values = taken.numpy()
     _check_size(opened, chosen, given, values, Path(latents))
-    image = made.layout == "NCHW"
+    image = given.layout == "NCHW"
     rate = fps or float(found.origin.get("fps", _DEFAULT_FPS))
     with open_session(opened, chosen, threads) as session:
         decoded = _pictures(session, given, made, values, progress)
@@ -89,7 +89,7 @@ def decode(
             paths = (Path(out or "out.mp4"),)
             frames = write_video(pictures, paths[0], rate)
     methods = {method.inputs[0][1:]: method for method in chosen.methods}
-    height, width = methods.get(values.shape[1:], chosen.methods[0]).outputs[0][-2:]
+    height, width = made.picture(methods.get(values.shape[1:], chosen.methods[0]).outputs[0])
     return Decoded(paths, chosen.name, frames, (height, width), None if image else rate)
 
 

@@ -14,6 +14,7 @@ from handheld.convert import Step, export_smallest, pipeline, resolve_targets
 from handheld.convert.choice.costs import read_table
 from handheld.convert.errors import ExportError
 from handheld.convert.lowering import Progress
+from handheld.convert.pixels import check_pixels
 from handheld.convert.precision.auto import AUTO, DEFAULT_MIN_PSNR_DB
 from handheld.convert.source import Source, declares_layers
 from handheld.convert.streaming import PassCut, default_cuts
@@ -36,6 +37,7 @@ class ExportPlan:
         calibration_from: a word on what they are.
         min_psnr_db: with an automatic precision, the lowest PSNR from the fp32 output.
         cuts: of a decoder that is exported for streaming.
+        pixels: `float` or `rgba8`: what the artefacts give.
     """
 
     source: Source
@@ -46,6 +48,7 @@ class ExportPlan:
     calibration_from: str
     min_psnr_db: float | None = None
     cuts: tuple[PassCut, ...] | None = None
+    pixels: str = "float"
 
     @property
     def calibrated(self) -> bool:
@@ -84,7 +87,12 @@ class ExportPlan:
             return export_smallest(source.model, latents, out, min_psnr_db=self.min_psnr_db, **common)
         others = [example for example, _ in more]
         return pipeline.export(
-            source.model, latents, out, precision=self.precision, more=others, stream=self.cuts, **common
+            *(source.model, latents, out),
+            precision=self.precision,
+            more=others,
+            stream=self.cuts,
+            pixels=self.pixels,
+            **common,
         )
 
 
@@ -104,6 +112,7 @@ def plan_export(
     calibration: str | Path | None = None,
     costs: str | Path | None = None,
     without: Collection[str] = (),
+    pixels: str = "float",
     example: Tensor | None = None,
     **opening: Any,
 ) -> ExportPlan:
@@ -112,6 +121,7 @@ def plan_export(
     Raises ExportError naming all of what does not go together, before anything is opened.
     """
     automatic = precision == AUTO
+    check_pixels(pixels)
     sizes = _sizes(shapes, (frames, height, width))
     faults = []
     if min_psnr_db is not None and not automatic:
@@ -122,6 +132,10 @@ def plan_export(
         faults.append(f"a budget ({budget_bytes / 1e6:g}MB) goes with streaming")
     if budget_bytes is not None and (len(targets) > 1 or chunk is not None):
         faults.append("a budget goes with one target, and chooses the chunks itself")
+    if stream and pixels != "float":
+        faults.append(pipeline.STREAMED_PIXELS.rstrip("."))
+    if automatic and pixels != "float":
+        faults.append("precision auto measures frames as floats: name a precision for 8-bit pixels")
     if automatic and stream:
         faults.append("precision auto does not go with streaming: name a precision")
     if automatic and len(sizes) > 1:
@@ -147,7 +161,8 @@ def plan_export(
     more = [clip for other, _ in examples[1:] for clip in opened.calibration(other)[0]]
     floor = (DEFAULT_MIN_PSNR_DB if min_psnr_db is None else min_psnr_db) if automatic else None
     return ExportPlan(
-        *(opened, resolved, None if automatic else precision, tuple(examples), (*clips, *more), what, floor, cuts)
+        *(opened, resolved, None if automatic else precision, tuple(examples), (*clips, *more), what, floor, cuts),
+        pixels=pixels,
     )
 
 
@@ -184,6 +199,8 @@ def export(
         budget_bytes: with `stream` and one target, memory of the process that decodes.
         calibration: a file of real latents, for the ranges of 8-bit activations and as golden input.
         without: names of rewrites to leave out.
+        pixels: "float", frames in the decoder's value range; "rgba8", uint8 (1, T, H, W, 4) with alpha 255, made in
+            the artefact.
         costs: a cost table from `handheld tune`, in place of the one of the target's runtime.
         example: latents of one clip (1, C, T, H, W) or image (1, C, H, W), for a module that has no `spec`.
         config, subfolder, causal, seed, teacher: see `handheld.open_source`.

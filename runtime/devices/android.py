@@ -229,7 +229,7 @@ def _measure(adb: Adb, place: str, bundle: Bundle, artifact: Artifact, settings:
         input_shapes=method.inputs,
         output_shapes=method.outputs,
         unit="frame",
-        units_per_run=method.frames_per_run,
+        units_per_run=bundle.manifest.outputs[0].frames(method.outputs[0]),
         prompt_tokens=None,
         threads=facts.get("threads"),
         compute_units=ComputeUnits(asked="xnnpack"),
@@ -308,7 +308,7 @@ def _parity(adb: Adb, place: str, bundle: Bundle) -> tuple[Parity, ...]:
         for index, spec in enumerate(bundle.manifest.outputs):
             local = Path(scratch) / str(index)
             adb.pull(f"{place}/output.{index}", local)
-            values = np.fromfile(local, dtype="<f4")
+            values = np.fromfile(local, dtype="u1" if spec.pixels else "<f4")
             if values.size != golden[spec.name].size:
                 raise _Failed(
                     f"{spec.name} came as {values.size} values, the manifest says {golden[spec.name].size}."

@@ -95,9 +95,10 @@ std::int64_t run(Module& module, const std::string& method, const std::vector<EV
 void write_outputs(const std::string& prefix, const std::vector<EValue>& outputs) {
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const auto& tensor = outputs[i].toTensor();
-    if (tensor.scalar_type() != ScalarType::Float) fail("output " + std::to_string(i) + " is not fp32");
+    if (tensor.scalar_type() != ScalarType::Float && tensor.scalar_type() != ScalarType::Byte)
+      fail("output " + std::to_string(i) + " is neither fp32 nor uint8");
     std::ofstream file(prefix + std::to_string(i), std::ios::binary);
-    file.write(reinterpret_cast<const char*>(tensor.const_data_ptr<float>()),
+    file.write(reinterpret_cast<const char*>(tensor.const_data_ptr()),
                static_cast<std::streamsize>(tensor.nbytes()));
     if (!file.flush()) fail(prefix + std::to_string(i) + " cannot be written: is the device full?");
   }

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import RuntimeFailure
 from ..manifest import Artifact, Method, TensorSpec
+from ..pixels import as_told
 
 Arrays = dict[str, np.ndarray]
 
@@ -105,7 +106,7 @@ class Session(ABC):
                 the artefact's methods, which is run; cast here to what the artefact takes.
 
         Returns:
-            Every output by name, fp32, in that method's shapes.
+            Every output by name, in that method's shapes; fp32, 8-bit pixels uint8.
 
         Raises RuntimeFailure for a wrong name, shape or dtype, naming what was given and what is wanted, and
         for whatever the runtime reports.
@@ -114,14 +115,14 @@ class Session(ABC):
             raise RuntimeFailure(f"The session over {self.path.name} is closed. Open a new one.")
         method = self._method_for(inputs)
         arrays = [np.ascontiguousarray(inputs[s.name], dtype=self.artifact.input_dtype) for s in self.inputs]
-        results = self._run(method, arrays)
+        results = [as_told(spec, result) for spec, result in zip(self.outputs, self._run(method, arrays))]
         shapes = tuple(tuple(result.shape) for result in results)
         if shapes != method.outputs:
             raise RuntimeFailure(
                 f"{self.path.name} returned shapes {[*shapes]}, the manifest says {[*method.outputs]}. "
                 "Export it again."
             )
-        return {spec.name: np.asarray(result, np.float32) for spec, result in zip(self.outputs, results)}
+        return {spec.name: result for spec, result in zip(self.outputs, results)}
 
     def _method_for(self, inputs: Mapping[str, np.ndarray]) -> Method:
         """The method that has the inputs' shapes. Raises RuntimeFailure for inputs that none takes."""

@@ -84,6 +84,7 @@ CASES = [
         label="3d",
     ),
     case("cos", lambda mb, x: mb.cos(x=x), torch.cos),
+    case("floor", lambda mb, x: mb.floor(x=x), torch.floor),
     case("sin", lambda mb, x: mb.sin(x=x), torch.sin),
     case("erf", lambda mb, x: mb.erf(x=x), torch.erf),
     case("exp", lambda mb, x: mb.exp(x=x), torch.exp),

@@ -68,9 +68,11 @@ def test_schema_and_dataclasses_have_the_same_fields(cls: type, definition: str 
 def test_schema_and_parser_allow_the_same_words() -> None:
     artifact, tensor = SCHEMA["$defs"]["artifact"]["properties"], SCHEMA["$defs"]["tensor"]["properties"]
     assert SCHEMA["properties"]["format_version"]["const"] == m.FORMAT_VERSION
-    assert tuple(SCHEMA["properties"]["kind"]["enum"]) == tuple(m.KINDS.values())
+    assert tuple(SCHEMA["properties"]["kind"]["enum"]) == tuple(dict.fromkeys(m.KINDS.values()))
     assert tuple(artifact["runtime"]["enum"]) == m.RUNTIMES
-    assert tuple(artifact["input_dtype"]["enum"]) == m.DTYPES == tuple(tensor["dtype"]["enum"])
+    assert tuple(artifact["input_dtype"]["enum"]) == m.DTYPES
+    assert tuple(artifact["output_dtype"]["enum"]) == (*m.DTYPES, *m.PIXEL_FORMS)
+    assert tuple(tensor["dtype"]["enum"]) == (*m.DTYPES, m.PIXEL_DTYPE)
     assert tuple(tensor["layout"]["enum"]) == m.LAYOUTS
 
 

@@ -279,6 +279,7 @@ OPS: dict[str, Function] = {
     "erf": _unary(torch.erf),
     "exp": _unary(torch.exp),
     "expand_dims": _expand_dims,
+    "floor": _unary(torch.floor),
     "gelu": _gelu,
     "identity": _unary(lambda x: x),
     "inverse": _with_epsilon(torch.reciprocal),

@@ -17,6 +17,7 @@ from torch import fx
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError, RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact, Method, Tolerance
+from handheld.runtime.pixels import as_told
 from handheld.runtime.stats import psnr_db
 from handheld.runtime.stream_plan import Segment, StreamPlan
 from handheld.runtime.streaming import StreamSession
@@ -153,12 +154,15 @@ def _verify_shape(
         found = evaluate(program, inputs)
     except ExportError as error:
         return replace(none, reason=str(error))
-    if wrong := _wrong_outputs(found.outputs, wanted):
+    outputs = {
+        name: as_told(spec, array) for spec, (name, array) in zip(bundle.manifest.outputs, found.outputs.items())
+    }
+    if wrong := _wrong_outputs(outputs, wanted):
         return replace(none, reason=f"{wrong} Export it again.")
-    if not all(np.isfinite(array).all() for array in found.outputs.values()):
+    if not all(np.isfinite(array).all() for array in outputs.values()):
         why = f" {_overflow_text(found.overflow)}" if found.overflow else ""
         return replace(none, reason=f"In the {REFERENCE}, the output holds NaN or infinity.{why}")
-    largest, psnr = _difference(bundle, found.outputs, wanted)
+    largest, psnr = _difference(bundle, outputs, wanted)
     measured = replace(none, max_abs_error=largest, psnr_db=psnr)
     if found.overflow:
         return replace(measured, reason=f"In the {REFERENCE}: {_overflow_text(found.overflow)}")
@@ -226,7 +230,7 @@ def _difference(
     errors, psnrs = [], []
     for spec, name in zip(bundle.manifest.outputs, wanted):
         golden = wanted[name].astype(np.float64)
-        difference = np.abs(found[name] - golden)
+        difference = np.abs(as_told(spec, found[name]) - golden)
         low, high = spec.range or (golden.min(), golden.max())
         errors.append(float(difference.max()))
         psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))

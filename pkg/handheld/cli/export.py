@@ -96,6 +96,13 @@ def run(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Rewrite to leave out, as docs/rewrites.md names it; repeatable.", show_default=False),
     ] = None,
+    pixels: Annotated[
+        str,
+        typer.Option(
+            help="What frames come out as: float, in the decoder's value range; rgba8, interleaved 8-bit RGBA that "
+            "an app shows as it is, made in the artefact."
+        ),
+    ] = "float",
     validate: Annotated[
         bool,
         typer.Option(
@@ -136,6 +143,7 @@ def run(
             seed=seed,
             teacher=teacher,
             without=without or (),
+            pixels=pixels,
         )
     exported = export_and_show(plan, out or default_folder(plan.source.name), overwrite, validate=validate)
     if explain:
