@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..decoder import Decoder
+from ..errors import ModelError
 from ..fields import read_fields
 from ..latents import LatentSpec
 from ..statistics import LatentStatistics
@@ -62,6 +63,13 @@ class AutoencoderKLConfig:
     latents_mean: tuple[float, ...] = ()
     latents_std: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.up_block_types and len(self.up_block_types) != len(self.block_out_channels):
+            raise ModelError(
+                f"up_block_types has {len(self.up_block_types)} names and block_out_channels "
+                f"{len(self.block_out_channels)} widths: one of each is needed for every block."
+            )
+
     @property
     def spec(self) -> LatentSpec:
         """The latent space that the decoder takes."""
@@ -84,25 +92,22 @@ class AutoencoderKLDecoder(Decoder):
     weights_prefix = ""
 
     def __init__(self, config: AutoencoderKLConfig) -> None:
-        from ..teachers._diffusers import vae_class
+        from ..teachers._diffusers import vae_part
 
         super().__init__()
         self.config = config
-        vae = vae_class(CLASS_NAME)(
+        self.decoder: nn.Module = vae_part("Decoder")(
+            in_channels=config.latent_channels,
             out_channels=config.out_channels,
-            down_block_types=("DownEncoderBlock2D",) * len(config.block_out_channels),
             up_block_types=config.up_block_types or ("UpDecoderBlock2D",) * len(config.block_out_channels),
             block_out_channels=config.block_out_channels,
             layers_per_block=config.layers_per_block,
-            act_fn=config.act_fn,
-            latent_channels=config.latent_channels,
             norm_num_groups=config.norm_num_groups,
-            use_post_quant_conv=config.use_post_quant_conv,
+            act_fn=config.act_fn,
             mid_block_add_attention=config.mid_block_add_attention,
         )
-        self.decoder: nn.Module = vae.decoder
         if config.use_post_quant_conv:
-            self.post_quant_conv: nn.Module = vae.post_quant_conv
+            self.post_quant_conv: nn.Module = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     @property
     def spec(self) -> LatentSpec:

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..decoder import Decoder
+from ..errors import ModelError
 from ..fields import read_fields
 from ..latents import LatentSpec
 from ..statistics import LatentStatistics
@@ -59,6 +60,14 @@ class AutoencoderTinyConfig:
     scaling_factor: float = 1.0
     shift_factor: float = 0.0
 
+    def __post_init__(self) -> None:
+        widths, blocks = len(self.decoder_block_out_channels), len(self.num_decoder_blocks)
+        if widths != blocks:
+            raise ModelError(
+                f"decoder_block_out_channels has {widths} stages and num_decoder_blocks {blocks}: one "
+                "number of each is needed for every stage."
+            )
+
     @property
     def spec(self) -> LatentSpec:
         """The latent space that the decoder takes."""
@@ -82,23 +91,19 @@ class AutoencoderTinyDecoder(Decoder):
     weights_prefix = ""
 
     def __init__(self, config: AutoencoderTinyConfig) -> None:
-        from ..teachers._diffusers import vae_class
+        from ..teachers._diffusers import vae_part
 
         super().__init__()
         self.config = config
-        widths, blocks = config.decoder_block_out_channels, config.num_decoder_blocks
-        vae = vae_class(CLASS_NAME)(
+        self.decoder: nn.Module = vae_part("DecoderTiny")(
+            in_channels=config.latent_channels,
             out_channels=config.out_channels,
-            encoder_block_out_channels=widths,
-            decoder_block_out_channels=widths,
-            num_encoder_blocks=blocks,
-            num_decoder_blocks=blocks,
+            num_blocks=config.num_decoder_blocks,
+            block_out_channels=config.decoder_block_out_channels,
+            upsampling_scaling_factor=config.upsampling_scaling_factor,
             act_fn=config.act_fn,
             upsample_fn=config.upsample_fn,
-            latent_channels=config.latent_channels,
-            upsampling_scaling_factor=config.upsampling_scaling_factor,
         )
-        self.decoder: nn.Module = vae.decoder
 
     @property
     def spec(self) -> LatentSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from ..errors import ModelError
@@ -29,11 +30,18 @@ def quiet(*loggers: str, level: int = logging.ERROR) -> Iterator[None]:
 
 def vae_class(name: str) -> Any:
     """A model class of diffusers by its name. Raises ModelError if diffusers or the class is not there."""
+    return _from_module("diffusers", name)
+
+
+def vae_part(name: str) -> Any:
+    """A part that diffusers' autoencoders share, such as their `Decoder`. Raises ModelError as `vae_class` does."""
+    return _from_module("diffusers.models.autoencoders.vae", name)
+
+
+def _from_module(module: str, name: str) -> Any:
     try:
         with quiet(*_IMPORT_NOISE):
-            import diffusers
-
-            return getattr(diffusers, name)
+            return getattr(import_module(module), name)
     except (ImportError, RuntimeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise ModelError(

@@ -41,7 +41,7 @@ _PUBLIC = {
     "read_bundle": "handheld.runtime.bundle",
     "open_session": "handheld.runtime.session",
     "verify": "handheld.runtime.verify",
-    "profile": "handheld.runtime.profile",
+    "profile": "handheld.profiling",
     "RuntimeFailure": "handheld.runtime.errors",
 }
 

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from handheld.cli.profile import _run_pictures
 from handheld.convert import TARGETS, ExportError
 from handheld.convert.choice.costs import shipped_table
 from handheld.convert.lowering import lower
 from handheld.convert.quiet import quiet
 from handheld.convert.target import choose_by
+from handheld.profiling import run_pictures, run_quality
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -42,9 +42,10 @@ def test_a_bundle_of_no_run_shows_no_picture_of_the_current_folder(
     (tmp_path / "frames.png").write_bytes(b"of something else")
     monkeypatch.chdir(tmp_path)
     bundle = SimpleNamespace(manifest=SimpleNamespace(provenance={"source": "preset"}))
-    assert _run_pictures(bundle) == ([], {})
+    assert run_pictures(bundle) == []
+    assert run_quality(bundle) == {}
     bundle.manifest.provenance = {"run": str(tmp_path)}
-    assert [path for _, path in _run_pictures(bundle)[0]] == [tmp_path / "frames.png"]
+    assert [path for _, path in run_pictures(bundle)] == [tmp_path / "frames.png"]
 
 
 def test_what_an_inner_quiet_block_collects_reaches_the_outer_one() -> None:

@@ -92,6 +92,14 @@ def test_a_missing_weight_and_an_unknown_setting_are_errors(tmp_path: Path) -> N
         handheld.load_decoder(tmp_path)
 
 
+def test_stages_that_do_not_match_are_errors() -> None:
+    tiny, full = (handheld.FAMILIES[name].config for name in ("autoencoder-tiny", "autoencoder-kl"))
+    with pytest.raises(ModelError, match="2 stages and num_decoder_blocks 3"):
+        tiny(decoder_block_out_channels=(8, 8), num_decoder_blocks=(1, 1, 1))
+    with pytest.raises(ModelError, match="1 names and block_out_channels 2"):
+        full(latent_channels=4, block_out_channels=(8, 8), up_block_types=("UpDecoderBlock2D",))
+
+
 @pytest.mark.parametrize(
     ("preset", "channels", "parameters"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,7 @@ from .errors import CommandError
 from .progress import bar
 
 if TYPE_CHECKING:
-    from handheld.runtime.bundle import Artifact, Bundle
-    from handheld.runtime.profile import Subject
+    from handheld.runtime.bundle import Bundle
     from handheld.runtime.profile_record import Profile
 
 
@@ -157,99 +155,40 @@ def profile_and_show(
     bundle: Bundle, out: Path, teacher: bool, repeat: int, rounds: int, warmup: int, threads: int
 ) -> Profile:
     """Measure a bundle, print the table, write JSON and page."""
-    import tempfile
-
-    from handheld.runtime.errors import RuntimeMissing
-    from handheld.runtime.profile import profile
+    from handheld.profiling import profile, run_pictures, run_quality, unmeasured
     from handheld.runtime.profile_file import write_profile
     from handheld.runtime.report import write_report
-    from handheld.runtime.session import SESSIONS
 
     from .verify import verdicts_of
 
     out.mkdir(parents=True, exist_ok=True)
-    sessions = {a.name: SESSIONS[a.runtime] for a in bundle.artifacts}
-    skipped = {name: why for name, s in sessions.items() if (why := s.unavailable() or s.untimed())}
-    runnable = [a for a in bundle.artifacts if a.name not in skipped]
-    if not runnable:
-        raise RuntimeMissing(
-            f"No artefact of {bundle.path} is measured here: "
-            + "; ".join(f"{name}: {why}" for name, why in skipped.items())
+    with bar("measuring") as update:
+        result = profile(
+            bundle,
+            teacher=teacher,
+            repeat=repeat,
+            rounds=rounds,
+            warmup=warmup,
+            threads=threads,
+            progress=note,
+            on_progress=update,
         )
-    with tempfile.TemporaryDirectory(prefix="handheld-") as scratch:
-        subjects = _subjects(bundle, runnable, teacher, Path(scratch))
-        with bar("measuring") as update:
-            result = profile(
-                subjects, repeat=repeat, rounds=rounds, warmup=warmup, threads=threads, on_progress=update
-            )
     with status("Verifying"):
         verdicts = verdicts_of(bundle)
     _show(result)
-    for name, why in skipped.items():
+    for name, why in unmeasured(bundle).items():
         say(f"{name} was not measured: {why}.")
     write_profile(result, out / "profile.json")
-    images, quality = _run_pictures(bundle)
     write_report(
-        result, out / "index.html", title=bundle.manifest.name, images=images, verdicts=verdicts, quality=quality
+        result,
+        out / "index.html",
+        title=bundle.manifest.name,
+        images=run_pictures(bundle),
+        verdicts=verdicts,
+        quality=run_quality(bundle),
     )
     say(f"{result.scope[0].upper()}{result.scope[1:]}.\nPage: {out / 'index.html'}")
     return result
-
-
-def _subjects(bundle: Bundle, artifacts: Sequence[Artifact], with_teacher: bool, scratch: Path) -> list[Subject]:
-    """The bundle's artefacts, and before them the teacher's decoder as torch.onnx exports it."""
-    from handheld.runtime.profile import Subject
-
-    subjects = [Subject(f"student, {a.name}", bundle, a) for a in artifacts]
-    origin = bundle.manifest.provenance.get("teacher")
-    if not (with_teacher and origin):
-        return subjects
-
-    from dataclasses import replace
-
-    import torch
-
-    from handheld.convert import TARGETS, export
-    from handheld.models.teachers import load_teacher
-
-    onnx = TARGETS["onnx"]
-    as_is = {name: replace(p, rewrites=()) for name, p in onnx.precisions.items()}
-    with status("Exporting the teacher's decoder for comparison"):
-        decoder = load_teacher(origin["name"], origin["source"]).decoder_module()
-        exported = export(
-            decoder,
-            torch.from_numpy(bundle.golden()[0]["latents"]),
-            scratch / "teacher",
-            targets=[replace(onnx, precisions=as_is)],
-            name=f"teacher {origin['name']}",
-            provenance={"source": "teacher", "teacher": origin},
-        )
-    return [Subject("teacher, onnx", exported, exported.artifacts[0], "teacher"), *subjects]
-
-
-def _run_pictures(bundle: Bundle) -> tuple[list[tuple[str, Path]], dict[str, dict[str, float]]]:
-    """Pictures and quality table of the run that the bundle was exported from, where it still is."""
-    provenance = bundle.manifest.provenance
-    if "run" not in provenance:
-        # Not "": that is the current folder, whose pictures are of something else.
-        return [], {}
-    folder = Path(provenance["run"])
-    pictures = (
-        ("Original, teacher and student on held-out clips", "frames.png"),
-        ("Losses", "plots/loss.png"),
-        ("Held-out PSNR", "plots/psnr.png"),
-    )
-    images = [(caption, folder / name) for caption, name in pictures if (folder / name).is_file()]
-    quality = {
-        f"{who}, held-out clips": {
-            "PSNR, dB": scores["psnr_db"],
-            "SSIM": scores["ssim"],
-            "PSNR min-max, dB": scores["psnr_minmax_db"],
-            "SSIM min-max": scores["ssim_minmax"],
-        }
-        for who, scores in provenance.get("metrics", {}).items()
-    }
-    return images, quality
 
 
 def _show(result: Profile) -> None:
