@@ -86,7 +86,8 @@ def test_golden_tensors_are_as_written(name: str, tmp_path: Path) -> None:
 def test_a_run_of_an_image_decoder_makes_one_frame(tmp_path: Path) -> None:
     for name, frames in {"good": [1, 3], "image_taken": [1]}.items():
         bundle = read_bundle(lay_out(name, tmp_path / name))
-        assert [method.frames_per_run for method in bundle.artifacts[0].methods] == frames
+        made = bundle.manifest.outputs[0]
+        assert [made.frames(method.outputs[0]) for method in bundle.artifacts[0].methods] == frames
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case["error"]])
