@@ -26,6 +26,7 @@ _TAKEN = (
     aten.abs.default,
     aten.avg_pool2d.default,
     aten.batch_norm.default,
+    aten.bmm.default,
     aten.cat.default,
     aten.ceil.default,
     aten.clamp.default,

@@ -121,6 +121,7 @@ CASES: dict[str, tuple[nn.Module | Callable[[Tensor], Tensor], tuple[int, ...]]]
     "softmax over the last axis": (lambda x: x.softmax(-1), FRAMES),
     "softmax over channels": (lambda x: x.softmax(1), FRAMES),
     "linear": (nn.Linear(6, 6), FRAMES),
+    "computed matrices, batched": (lambda x: torch.bmm(x, x.transpose(1, 2)), (2, 5, 6)),
     "constant matrix on the left": (_Product(left=True), (6, 40)),
     "constant matrix on the right": (_Product(left=False), (40, 6)),
 }
