@@ -248,14 +248,15 @@ def _check_shapes(shapes: Sequence[Tensor], targets: Sequence[Target]) -> None:
     if len(shapes) > 1 and single:
         able = ", ".join(name for name, target in TARGETS.items() if target.several_shapes)
         raise ExportError(
-            f"Target {', '.join(single)} holds one shape, and {len(shapes)} are given: export once per shape, or "
-            f"use {able}."
+            f"Target {', '.join(single)} holds one shape, and {len(shapes)} are given (Core ML holds several, as "
+            f"functions of one program, since iOS 18): export once per shape, or use {able}."
         )
 
 
 def _check_stream(
     model: nn.Module, examples: Sequence[Tensor], targets: Sequence[Target], precision: str | None
 ) -> None:
+    check_clips(examples[0])
     units_of(model)
     spec_of(model)
     if len(planes := {tuple(latents.shape[3:]) for latents in examples}) > 1:
@@ -265,6 +266,15 @@ def _check_stream(
         )
     for target in targets:
         check_streams(target, precision or target.default_precision)
+
+
+def check_clips(latents: Tensor) -> None:
+    """Raise ExportError for latents of an image, which has no frames to stream."""
+    if latents.ndim == 4:
+        raise ExportError(
+            f"Latents {tuple(latents.shape)} are of one image, NCHW: there are no frames to stream, whatever "
+            "layers the decoder declares. Export it without streaming."
+        )
 
 
 def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]) -> None:

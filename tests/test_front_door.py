@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import handheld
-from handheld import Decoder, Family, LatentSpec, LatentStatistics, ModelError
-from handheld.models.layers import Border, Growth, Layer, Taps, Window, in_turn
+from handheld import Decoder, ExportError, Family, LatentSpec, LatentStatistics, ModelError
+from handheld.models.layers import Border, Framewise, Growth, Layer, Taps, Window, in_turn
 
 CHANNELS = 4
 
@@ -218,3 +218,24 @@ def test_an_image_decodes_to_a_picture(tmp_path: Path) -> None:
     wanted = load_file(bundle.path / "golden.safetensors")["output.frames"][0].permute(1, 2, 0)
     assert np.abs(pixels / 127.5 - 1 - wanted.numpy()).max() < 1 / 127.5 + 1e-6
     assert tuple(done.size) == (12, 16)
+
+
+class DeclaredImages(Decoder):
+    """An image decoder that declares its layers."""
+
+    spec = LatentSpec(4, 4, 1, image=True)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Conv2d(4, 48, 1)
+
+    def layers(self) -> dict[str, Layer]:
+        return {"out": Framewise((self.out,))}
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return nn.functional.pixel_shuffle(self.out(latents), 4)
+
+
+def test_an_image_decoder_is_not_streamed_whatever_layers_it_declares(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="one image, NCHW: there are no frames to stream"):
+        handheld.export(DeclaredImages(), tmp_path / "bundle", targets=["onnx"], height=32, width=40, stream=True)

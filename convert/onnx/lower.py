@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from handheld.runtime.manifest import Tolerance
-from handheld.runtime.session.ort import MODEL
+from handheld.runtime.session.ort import MODEL, model_of
 
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
@@ -31,7 +31,11 @@ from ..rewrites import (
 from ..rewrites.first import first
 from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target, in_half
 from . import quantize as qdq
+from .files import save_models
 from .limits import limits
+
+# torch.onnx's name for the graph.
+METHOD = "main_graph"
 
 _COSTS = partial(shipped_table, "onnxruntime")
 
@@ -60,46 +64,35 @@ def _rewrites(*convolutions: GraphPass, half: bool = False) -> tuple[GraphPass, 
     )
 
 
-# Shapes and the like stay in the graph: onnxruntime reads them there while it loads it.
-_INLINE_BYTES = 4096
-
-
 def lower(job: Job) -> Lowered:
     """Write a folder with `model.onnx` and its weights beside it; I/O in fp16 for fp16, else in fp32.
 
-    Weights in a file of their own are mapped by onnxruntime, not read into the heap, before it lays them out anew.
+    Each further shape is a graph of its own, `shape_24x24x3.onnx`, over the same file of weights.
     """
     half = job.precision == "fp16"
-    graph, inputs = in_half(job.graph, job.inputs) if half else (job.graph, job.inputs)
     settings: dict[str, Any] = {}
+    models = {}
     with quiet():
-        import onnx_ir
-
-        if job.precision == "int8":
-            graph, plan = qdq.quantize(graph, job.calibration)
-            settings["quantized"] = plan.record(len(job.calibration))
-        program = torch.onnx.export(
-            torch.export.export(graph, inputs),
-            dynamo=True,
-            verbose=False,
-            input_names=job.input_names,
-            output_names=job.output_names,
-        )
-        assert program is not None  # dynamo=True always returns one
+        for shape in job.shapes(METHOD):
+            graph, inputs = in_half(shape.graph, shape.inputs) if half else (shape.graph, shape.inputs)
+            if job.precision == "int8":
+                graph, plan = qdq.quantize(graph, shape.calibration)
+                settings.setdefault("quantized", plan.record(len(shape.calibration)))  # the first shape's
+            program = torch.onnx.export(
+                torch.export.export(graph, inputs),
+                dynamo=True,
+                verbose=False,
+                input_names=job.input_names,
+                output_names=job.output_names,
+            )
+            assert program is not None  # dynamo=True always returns one
+            models[MODEL if shape.method == METHOD else model_of(shape.method)] = program.model
         job.path.mkdir()
-        onnx_ir.save(
-            program.model,
-            job.path / MODEL,
-            external_data=f"{MODEL}.data",
-            size_threshold_bytes=_INLINE_BYTES,
-        )
+        save_models(models, job.path)
     dtype = "float16" if half else "float32"
-    opset = program.model.opset_imports[""]
-    return Lowered(
-        dtype,
-        output_dtype(job.graph, dtype),
-        settings={"opset": opset, "exporter": "torch.onnx, dynamo", **settings},
-    )
+    opset = models[MODEL].opset_imports[""]
+    settings = {"opset": opset, "exporter": "torch.onnx, dynamo", **settings}
+    return Lowered(dtype, output_dtype(job.graph, dtype), settings=settings)
 
 
 TARGET = Target(
@@ -107,7 +100,7 @@ TARGET = Target(
     extra="onnx",
     runtime="onnxruntime",
     filename="decoder",
-    method="main_graph",  # torch.onnx's name for the graph
+    method=METHOD,
     packages=("onnx", "onnxscript", "torchao"),
     precisions={
         "fp32": Precision(
@@ -139,5 +132,6 @@ TARGET = Target(
     },
     lower=lower,
     limits=limits,
+    several_shapes=True,
     streams=True,
 )

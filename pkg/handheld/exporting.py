@@ -154,6 +154,7 @@ def plan_export(
     latents, origin = examples[0]
     cuts = None
     if stream:
+        pipeline.check_clips(latents)
         cuts = _cuts(opened, latents, resolved, precision, chunk, budget_bytes)
         if len(examples) == 1 and latents.shape[2] > 1:  # the other end of the lengths, to be verified too
             examples.append((latents[:, :, :1].contiguous(), f"the first frame of {origin}"))

@@ -20,12 +20,19 @@ from .base import Session
 # The graph's file name in an artefact that is a folder.
 MODEL = "model.onnx"
 
+
+def model_of(method: str) -> str:
+    """The graph's file name of a further shape, beside the first one's."""
+    return f"{method}.onnx"
+
+
 _INSTALL = "onnxruntime is not installed. Install it with: pip install 'handheld[onnx]'"
 
 
 class OnnxRuntimeSession(Session):
-    """Runs a `.onnx` file, or a folder of one and its weights.
+    """Runs a `.onnx` file, or a folder of one and its weights; further shapes are further files over these weights.
 
+    Each shape but the first is loaded when it is first run. It then holds weights of its own, as laid out for it.
     `threads` is the intra-op pool; None takes every CPU this process may use.
     """
 
@@ -40,10 +47,15 @@ class OnnxRuntimeSession(Session):
         return _import().__version__
 
     def _load(self) -> None:
-        ort = _import()
+        _import()
         if self.threads is None:
             # Left to itself the runtime pins threads to CPUs, and complains where a container forbids it.
             self.threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        self._model = {self.artifact.methods[0].name: self._opened(self._file())}
+
+    def _opened(self, file: Path) -> Any:
+        """The runtime's session over one graph."""
+        ort = _import()
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
@@ -61,24 +73,27 @@ class OnnxRuntimeSession(Session):
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             with _large_blocks_go_back(always=self.artifact.stream is not None):
-                self._model = ort.InferenceSession(self._file(), options, providers=["CPUExecutionProvider"])
+                model = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's exceptions have no base class of their own
             raise self._refused("load", error) from error
-        given = ([i.name for i in self._model.get_inputs()], [o.name for o in self._model.get_outputs()])
+        given = ([i.name for i in model.get_inputs()], [o.name for o in model.get_outputs()])
         wanted = ([spec.name for spec in self.inputs], [spec.name for spec in self.outputs])
         if [sorted(names) for names in given] != [sorted(names) for names in wanted]:
             raise RuntimeFailure(
                 f"{self.path.name} has inputs and outputs {given}, the manifest says {wanted}. Export it again."
             )
+        return model
 
     def _file(self) -> Path:
-        """The model: in a folder, where its weights have files of their own."""
+        """The first shape's model: in a folder, where its weights have files of their own."""
         return self.path / MODEL if self.path.is_dir() else self.path
 
     def _run(self, method: Method, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        if method.name not in self._model:
+            self._model[method.name] = self._opened(self.path / model_of(method.name))
         feed = {spec.name: array for spec, array in zip(self.inputs, arrays)}
         try:
-            return self._model.run([spec.name for spec in self.outputs], feed)
+            return self._model[method.name].run([spec.name for spec in self.outputs], feed)
         except Exception as error:
             raise self._refused("run", error) from error
 
@@ -86,14 +101,15 @@ class OnnxRuntimeSession(Session):
         if self._model is None:
             return super().call(inputs, outputs)
         ort = _import()
-        binding = self._model.io_binding()
+        model = self._model[self.artifact.methods[0].name]
+        binding = model.io_binding()
         # Neither side is copied: the runtime reads and writes the arrays themselves.
         for spec, array in zip(self.inputs, inputs):
             binding.bind_ortvalue_input(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
         for spec, array in zip(self.outputs, outputs):
             binding.bind_ortvalue_output(spec.name, ort.OrtValue.ortvalue_from_numpy(array))
         try:
-            self._model.run_with_iobinding(binding)
+            model.run_with_iobinding(binding)
         except Exception as error:
             raise self._refused("run", error) from error
         return outputs

@@ -45,9 +45,10 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]
     return functools.cache(lambda target: lower(tmp_path_factory.mktemp(target) / "bundle", target))
 
 
-def test_each_shape_of_an_android_artefact_computes_what_the_decoder_does(bundles: Callable) -> None:
+@pytest.mark.parametrize("target", ["android", "onnx"])
+def test_each_shape_of_an_artefact_computes_what_the_decoder_does(target: str, bundles: Callable) -> None:
     model, examples = small()
-    with open_session(bundles("android"), "android") as session:
+    with open_session(bundles(target), target) as session:
         for latents in (*examples, examples[0]):
             frames = session.run({"latents": latents.numpy()})["frames"]
             with torch.no_grad():
@@ -67,6 +68,7 @@ def test_shapes_that_the_artefact_lacks_are_refused_with_those_that_it_has(bundl
     "target",
     [
         "android",
+        "onnx",
         pytest.param("android-vulkan", marks=pytest.mark.slow),
         pytest.param("ios-executorch", marks=pytest.mark.slow),
         "ios18",
@@ -91,12 +93,12 @@ def test_the_reference_evaluator_verifies_each_function(target: str, bundles: Ca
     assert (verdict.status, verdict.reason) == ("pass", "")
 
 
-@pytest.mark.parametrize("target", ["android", "ios18"])
+@pytest.mark.parametrize("target", ["android", "onnx", "ios18"])
 def test_a_shape_that_computes_something_else_fails_verification(
     target: str, bundles: Callable, tmp_path: Path
 ) -> None:
     wrong = with_wrong_second_output(bundles(target), tmp_path / "wrong")
-    (verdict,) = verify(wrong) if target == "android" else [verify_coreml(wrong, wrong.artifacts[0])]
+    (verdict,) = verify(wrong) if target != "ios18" else [verify_coreml(wrong, wrong.artifacts[0])]
     assert verdict.status == "fail"
     assert "The largest error, " in verdict.reason
     if target == "ios18":
@@ -181,7 +183,7 @@ def test_a_golden_file_without_the_second_shape_is_refused(bundles: Callable, tm
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if not TARGETS[name].several_shapes])
 def test_targets_of_one_shape_refuse_several_and_name_those_that_take_them(target: str, tmp_path: Path) -> None:
-    assert target in ("onnx", "ios", "ios16")
+    assert target in ("ios", "ios16")
     with pytest.raises(
         ExportError, match=rf"{target} holds one shape.* or use ios18, ios27, ios-executorch, android"
     ):

@@ -43,8 +43,9 @@ Frames = Annotated[
 Shape = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
-        help="HEIGHTxWIDTHxFRAMES, in place of those three; repeatable on android, android-vulkan, ios-executorch, "
-        "ios18 and ios27: one file for several shapes, which share the weights. The first is the primary one.",
+        help="HEIGHTxWIDTHxFRAMES, in place of those three; repeatable on onnx, android, android-vulkan, "
+        "ios-executorch, ios18 and ios27: one artefact for several shapes, which share the weights. The first is "
+        "the primary one.",
         show_default=False,
     ),
 ]
