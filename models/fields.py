@@ -57,6 +57,21 @@ def read_fields(
     return values
 
 
+def length_faults(config: Any, lengths: Mapping[str, int], of: str) -> list[str]:
+    """Sequences of a configuration that have another number of entries than needed, a sentence each.
+
+    Args:
+        lengths: entries that each field needs.
+        of: what they are entries of, such as `4 blocks`.
+    """
+    given = {name: len(getattr(config, name)) for name in lengths}
+    return [
+        f"{name} has {given[name]} entries, {wanted} needed for {of}"
+        for name, wanted in lengths.items()
+        if given[name] != wanted
+    ]
+
+
 def _type_fault(key: str, value: Any, annotation: str) -> str | None:
     """Why `value` does not have the annotated type, or None. bool is no int here."""
     kinds: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}

@@ -67,6 +67,20 @@ class Family:
     causal: Callable[[Any], Config] | None = None
 
 
+def weights_except(*left_out: str) -> Callable[[State, Any], dict[str, Tensor]]:
+    """`own_weights` of a family whose checkpoints hold a bare decoder, or a whole autoencoder with `decoder.*`.
+
+    Args:
+        left_out: how the names begin of what such a checkpoint holds beside the decoder.
+    """
+
+    def own_weights(state: State, config: Any) -> dict[str, Tensor]:
+        kept = {name: value for name, value in state.items() if not name.startswith(left_out)}
+        return {name.removeprefix("decoder."): value for name, value in kept.items()}
+
+    return own_weights
+
+
 class FamilyTable(dict[str, Family]):
     """Families by name; a name of a family or a preset belongs to one of them only."""
 

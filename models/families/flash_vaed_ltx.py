@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..decoder import Decoder
 from ..errors import ModelError
-from ..fields import read_fields
+from ..fields import length_faults, read_fields
 from ..latents import LatentSpec
 from ..layers import Chain, Function, Growth, Layer, Residual, Taps, Window, declared
-from ..statistics import LatentStatistics
-from .base import Family
+from .base import Family, weights_except
+from .blocks import Block, BlockDecoder
 from .clips import FrameConv, FrameShuffle, PatchConv3d
 from .loading import statistics_in
 from .turbo_vaed.blocks import ChannelLayerNorm, ChannelRMSNorm, Conv3d, shuffle_frames
@@ -65,17 +63,14 @@ class FlashVAEDLTXConfig:
     decoder_causal: bool = False
 
     def __post_init__(self) -> None:
-        faults = []
         blocks = len(self.decoder_block_out_channels)
-        for name, wanted in (
-            ("decoder_layers_per_block", blocks + 1),
-            ("decoder_operators", blocks + 1),
-            ("decoder_force_shortcut", blocks),
-            ("decoder_spatio_temporal_scaling", blocks),
-        ):
-            given = len(getattr(self, name))
-            if given != wanted:
-                faults.append(f"{name} has {given} entries, {wanted} needed for {blocks} blocks")
+        lengths = {
+            "decoder_layers_per_block": blocks + 1,
+            "decoder_operators": blocks + 1,
+            "decoder_force_shortcut": blocks,
+            "decoder_spatio_temporal_scaling": blocks,
+        }
+        faults = length_faults(self, lengths, f"{blocks} blocks")
         if not blocks:
             faults.append("decoder_block_out_channels is empty")
         for operator in dict.fromkeys(self.decoder_operators):
@@ -188,7 +183,7 @@ class ShuffleUpsampler(nn.Module):
         return x.reshape(n, c // 2, 2, t, h, w).transpose(2, 3).reshape(n, c // 2, 2 * t, h, w)
 
 
-class MidBlock(nn.Module):
+class MidBlock(Block):
     """ResNet blocks at the latents' resolution."""
 
     def __init__(self, operator: str, channels: int, layers: int, **block: Any) -> None:
@@ -197,17 +192,8 @@ class MidBlock(nn.Module):
             ResnetBlock(operator, channels, channels, shortcut=False, **block) for _ in range(layers)
         )
 
-    def layers(self) -> dict[str, Layer]:
-        """The blocks, by their names in this module."""
-        return {f"resnets.{i}": declared(resnet) for i, resnet in enumerate(self.resnets)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x
-
-
-class UpBlock(nn.Module):
+class UpBlock(Block):
     """Optional change of width, optional upsampling, ResNet blocks."""
 
     def __init__(
@@ -232,20 +218,8 @@ class UpBlock(nn.Module):
             ResnetBlock(operator, out_channels, out_channels, shortcut=shortcut, **block) for _ in range(layers)
         )
 
-    def layers(self) -> dict[str, Layer]:
-        """The layers, by their names in this module."""
-        parts: dict[str, Any] = {"conv_in": self.conv_in} if hasattr(self, "conv_in") else {}
-        for name in ("upsamplers", "resnets"):
-            parts |= {f"{name}.{i}": module for i, module in enumerate(getattr(self, name, ()))}
-        return {name: declared(module) for name, module in parts.items()}
 
-    def forward(self, x: Tensor) -> Tensor:
-        for name in self.layers():
-            x = self.get_submodule(name)(x)  # by the module, whose name captured graphs then know
-        return x
-
-
-class FlashVAEDLTXDecoder(Decoder):
+class FlashVAEDLTXDecoder(BlockDecoder):
     """Flash-VAED's decoder for LTX-Video.
 
     Computes the function of the public `LTXVideoDecoder3d` for the same weights (Aoko955/Flash-VAED at 54a27aa,
@@ -282,51 +256,9 @@ class FlashVAEDLTXDecoder(Decoder):
         self.conv_out = PatchConv3d(widths[-1], config.out_channels, config.patch_size, config.decoder_causal)
         self.shuffle = FrameShuffle(config.patch_size)
 
-    @property
-    def spec(self) -> LatentSpec:
-        """The latent space that this decoder takes."""
-        return self.config.spec
-
-    @property
-    def statistics(self) -> LatentStatistics | None:
-        """How a diffusion model normalises these latents, where checkpoint or configuration say so."""
-        found = replace(self.stored_statistics or LatentStatistics(), scaling=self.config.scaling_factor)
-        return None if found.is_identity else found
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents (N, C, T', H', W') to frames (N, 3, T, H, W); sizes are not checked."""
-        return self.decode_with_features(latents)[0]
-
-    def decode_with_features(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `forward`, with the feature maps that distillation aligns: `mid_block`, `up_block_0`, ..."""
-        x = self.conv_in(latents)
-        features = {}
-        for name, block in self._blocks():
-            x = features[name.replace("blocks.", "block_")] = block(x)
-        return self.layers()["tail"](x), features
-
-    def layers(self) -> dict[str, Layer]:
-        """What the decoder computes, by the names of its modules; `tail` is all behind the last block."""
-        tail = Chain((declared(self.conv_out, self.norm, F.silu), declared(self.shuffle)))
-        blocks = {
-            f"{name}.{part}": layer for name, block in self._blocks() for part, layer in block.layers().items()
-        }
-        return {"conv_in": declared(self.conv_in), **blocks, "tail": tail}
-
-    def _blocks(self) -> list[tuple[str, Any]]:
-        return [
-            ("mid_block", self.mid_block),
-            *((f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)),
-        ]
-
-
-# What a released checkpoint holds beside the decoder.
-_LEFT_OUT = ("encoder.", "latents_mean", "latents_std", "mean_of_means", "std_of_means")
-
-
-def own_weights(state: Mapping[str, Tensor], config: FlashVAEDLTXConfig) -> dict[str, Tensor]:
-    """The decoder's weights, of a bare decoder's dict or of a whole autoencoder's (`decoder.*`)."""
-    return {name.removeprefix("decoder."): value for name, value in state.items() if not name.startswith(_LEFT_OUT)}
+    def tail(self) -> list[Layer]:
+        """The last convolution, into patches, and their pixels' places."""
+        return [declared(self.conv_out, self.norm, F.silu), declared(self.shuffle)]
 
 
 FAMILY = Family(
@@ -336,7 +268,7 @@ FAMILY = Family(
     decoder=FlashVAEDLTXDecoder,
     presets=PRESETS,
     class_names=(CLASS_NAME,),
-    own_weights=own_weights,
+    own_weights=weights_except("encoder.", "latents_mean", "latents_std", "mean_of_means", "std_of_means"),
     statistics_of=statistics_in,
     student=True,
     causal=lambda config: replace(config, decoder_causal=True),

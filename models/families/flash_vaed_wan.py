@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..decoder import Decoder
 from ..errors import ModelError
-from ..fields import read_fields
+from ..fields import length_faults, read_fields
 from ..latents import LatentSpec
 from ..layers import (
     WHOLE_FRAME,
@@ -65,16 +65,13 @@ class FlashVAEDWanConfig:
     out_channels: int = 3
 
     def __post_init__(self) -> None:
-        faults = []
         stages = len(self.stage_channels)
-        for name, wanted in (
-            ("upsampled_channels", stages - 1),
-            ("temporal_upsample", stages - 1),
-            ("framewise", stages),
-        ):
-            given = len(getattr(self, name))
-            if given != wanted:
-                faults.append(f"{name} has {given} entries, {wanted} needed for {stages} stages")
+        lengths = {
+            "upsampled_channels": stages - 1,
+            "temporal_upsample": stages - 1,
+            "framewise": stages,
+        }
+        faults = length_faults(self, lengths, f"{stages} stages")
         if not stages:
             faults.append("stage_channels is empty")
         if self.layers < 1:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import Chain, Function, Growth, Layer, Residual, Taps, Window, declared
+from ...layers import Chain, Function, Growth, Residual, Taps, Window, declared
+from ..blocks import Block
 
 
 class ChannelRMSNorm(nn.Module):
@@ -160,24 +161,15 @@ class FrameUpsampler(nn.Module):
         return F.pixel_shuffle(x, 2).reshape(n, t, c // 4, 2 * h, 2 * w).transpose(1, 2)
 
 
-class MidBlock(nn.Module):
+class MidBlock(Block):
     """ResNet blocks at the latents' resolution."""
 
     def __init__(self, channels: int, layers: int, **block: Any) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, **block) for _ in range(layers))
 
-    def layers(self) -> dict[str, Layer]:
-        """The blocks, by their names in this module."""
-        return {f"resnets.{i}": declared(resnet) for i, resnet in enumerate(self.resnets)}
 
-    def forward(self, x: Tensor) -> Tensor:
-        for name in self.layers():
-            x = self.get_submodule(name)(x)  # by the module, whose name captured graphs then know
-        return x
-
-
-class UpBlock(nn.Module):
+class UpBlock(Block):
     """Optional change of width, optional upsampling, ResNet blocks."""
 
     def __init__(
@@ -204,15 +196,3 @@ class UpBlock(nn.Module):
             ResnetBlock(out_channels, out_channels, causal=causal, first_relu=scales, **block)
             for _ in range(layers)
         )
-
-    def layers(self) -> dict[str, Layer]:
-        """The layers, by their names in this module."""
-        parts: dict[str, Any] = {"conv_in": self.conv_in} if hasattr(self, "conv_in") else {}
-        for name in ("upsamplers", "resnets"):
-            parts |= {f"{name}.{i}": module for i, module in enumerate(getattr(self, name, ()))}
-        return {name: declared(module) for name, module in parts.items()}
-
-    def forward(self, x: Tensor) -> Tensor:
-        for name in self.layers():
-            x = self.get_submodule(name)(x)  # by the module, whose name captured graphs then know
-        return x

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelError
-from ...fields import read_fields
+from ...fields import length_faults, read_fields
 from ...latents import LatentSpec
 from ...reading import read_json
 
@@ -72,17 +72,14 @@ class TurboVAEDConfig:
     is_video_dc_ae: bool = False
 
     def __post_init__(self) -> None:
-        faults = []
         blocks = len(self.decoder_block_out_channels)
-        for name, wanted in (
-            ("decoder_spatio_temporal_scaling", blocks),
-            ("decoder_spatio_only", blocks),
-            ("decoder_layers_per_block", blocks + 1),
-            ("decoder_is_dw_conv", blocks + 1),
-        ):
-            given = len(getattr(self, name))
-            if given != wanted:
-                faults.append(f"{name} has {given} entries, {wanted} needed for {blocks} blocks")
+        lengths = {
+            "decoder_spatio_temporal_scaling": blocks,
+            "decoder_spatio_only": blocks,
+            "decoder_layers_per_block": blocks + 1,
+            "decoder_is_dw_conv": blocks + 1,
+        }
+        faults = length_faults(self, lengths, f"{blocks} blocks")
         if self.patch_size not in (1, 2, 4):
             faults.append(f"patch_size is {self.patch_size}; 1, 2 and 4 exist")
         elif self.decoder_block_out_channels and self.decoder_block_out_channels[0] % self.patch_size**2:

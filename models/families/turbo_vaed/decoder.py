@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
-from ...decoder import Decoder
 from ...errors import ModelError
-from ...latents import LatentSpec
-from ...layers import Chain, Layer, declared
-from ...statistics import LatentStatistics
-from ..base import Family, FamilyTable
+from ...layers import Layer, declared
+from ..base import Family, FamilyTable, weights_except
+from ..blocks import BlockDecoder
 from ..loading import load_decoder, statistics_in
 from .blocks import ChannelRMSNorm, Conv3d, FrameUpsampler, MidBlock, UpBlock
 from .config import PRESETS, TurboVAEDConfig
 
 
-class TurboVAEDecoder(Decoder):
+class TurboVAEDecoder(BlockDecoder):
     """Small video decoder of depthwise-separable 3D convolutions and decoupled 3D pixel shuffles.
 
     Computes the function of the released `TurboVAEDDecoder3d` for the same weights (arXiv 2508.09136;
@@ -70,43 +67,10 @@ class TurboVAEDecoder(Decoder):
             width //= 4
         self.conv_out = Conv3d(width, config.out_channels, 3, causal)
 
-    @property
-    def spec(self) -> LatentSpec:
-        """The latent space that this decoder takes."""
-        return self.config.spec
-
-    @property
-    def statistics(self) -> LatentStatistics | None:
-        """How a diffusion model normalises these latents, where checkpoint or configuration say so."""
-        found = replace(self.stored_statistics or LatentStatistics(), scaling=self.config.scaling_factor)
-        return None if found.is_identity else found
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents (N, C, T', H', W') to frames (N, 3, T, H, W); sizes are not checked."""
-        return self.decode_with_features(latents)[0]
-
-    def layers(self) -> dict[str, Layer]:
-        """What the decoder computes, by the names of its modules; `tail` is all behind the last block."""
+    def tail(self) -> list[Layer]:
+        """The upsamplers of each frame and the last convolution."""
         upsamplers = [f"upsampler2d_{i}" for i in (1, 2) if self.config.patch_size >= 2 * i]
-        tail = [declared(getattr(self, name), self.norm, F.silu) for name in (*upsamplers, "conv_out")]
-        blocks = {
-            f"{name}.{part}": layer for name, block in self._blocks() for part, layer in block.layers().items()
-        }
-        return {"conv_in": declared(self.conv_in), **blocks, "tail": Chain(tuple(tail))}
-
-    def decode_with_features(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `forward`, with the feature maps that distillation aligns: `mid_block`, `up_block_0`, ..."""
-        x = self.conv_in(latents)
-        features = {}
-        for name, block in self._blocks():
-            x = features[name.replace("blocks.", "block_")] = block(x)
-        return self.layers()["tail"](x), features
-
-    def _blocks(self) -> list[tuple[str, Any]]:
-        return [
-            ("mid_block", self.mid_block),
-            *((f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)),
-        ]
+        return [declared(getattr(self, name), self.norm, F.silu) for name in (*upsamplers, "conv_out")]
 
     @classmethod
     def from_preset(cls, name: str, *, causal: bool = False) -> TurboVAEDecoder:
@@ -146,15 +110,6 @@ class TurboVAEDecoder(Decoder):
         return found
 
 
-# What a released checkpoint holds beside the decoder: heads that only training uses, and latent statistics.
-_LEFT_OUT = ("aligned_feature_projection_heads.", "latents_mean", "latents_std")
-
-
-def own_weights(state: Mapping[str, Tensor], config: TurboVAEDConfig) -> dict[str, Tensor]:
-    """The decoder's weights, of a bare decoder's dict or of a whole autoencoder's (`decoder.*`)."""
-    return {name.removeprefix("decoder."): value for name, value in state.items() if not name.startswith(_LEFT_OUT)}
-
-
 FAMILY = Family(
     name="turbo-vaed",
     title="Turbo-VAED (arXiv 2508.09136): depthwise-separable 3D convolutions, decoupled pixel shuffles",
@@ -162,7 +117,8 @@ FAMILY = Family(
     decoder=TurboVAEDecoder,
     presets=PRESETS,
     class_names=("AutoencoderKLTurboVAED",),
-    own_weights=own_weights,
+    # Beside the decoder: heads that only training uses, and latent statistics.
+    own_weights=weights_except("aligned_feature_projection_heads.", "latents_mean", "latents_std"),
     statistics_of=statistics_in,
     student=True,
     causal=lambda config: replace(config, decoder_causal=True),

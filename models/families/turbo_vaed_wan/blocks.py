@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...layers import Chain, Function, Growth, Layer, Taps, Window, declared
+from ...layers import Chain, Function, Growth, Taps, Window, declared
+from ..blocks import Block
 from ..clips import FrameConv, split_frames
 from ..turbo_vaed.blocks import ChannelRMSNorm
 from ..turbo_vaed.blocks import ResnetBlock as LayerNormResnetBlock
@@ -70,24 +71,15 @@ class Upsampler(nn.Module):
         return split_frames(x, 2)
 
 
-class MidBlock(nn.Module):
+class MidBlock(Block):
     """ResNet blocks at the latents' resolution."""
 
     def __init__(self, channels: int, layers: int, **block: Any) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, **block) for _ in range(layers))
 
-    def layers(self) -> dict[str, Layer]:
-        """The blocks, by their names in this module."""
-        return {f"resnets.{i}": declared(resnet) for i, resnet in enumerate(self.resnets)}
 
-    def forward(self, x: Tensor, first_chunk: bool = True) -> Tensor:
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x
-
-
-class UpBlock(nn.Module):
+class UpBlock(Block):
     """Optional change of width, optional upsampling, ResNet blocks."""
 
     def __init__(
@@ -110,19 +102,3 @@ class UpBlock(nn.Module):
             ResnetBlock(out_channels, out_channels, causal=causal, first_relu=scales, **block)
             for _ in range(layers)
         )
-
-    def layers(self) -> dict[str, Layer]:
-        """The layers, by their names in this module."""
-        parts: dict[str, Any] = {"conv_in": self.conv_in} if hasattr(self, "conv_in") else {}
-        for name in ("upsamplers", "resnets"):
-            parts |= {f"{name}.{i}": module for i, module in enumerate(getattr(self, name, ()))}
-        return {name: declared(module) for name, module in parts.items()}
-
-    def forward(self, x: Tensor, first_chunk: bool = True) -> Tensor:
-        if hasattr(self, "conv_in"):
-            x = self.conv_in(x)
-        if hasattr(self, "upsamplers"):
-            x = self.upsamplers[0](x, first_chunk)
-        for resnet in self.resnets:
-            x = resnet(x)
-        return x

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import ModelError
-from ...fields import read_fields
+from ...fields import length_faults, read_fields
 from ...latents import LatentSpec
 
 CLASS_NAME = "TurboVAED"
@@ -68,17 +68,14 @@ class TurboVAEDWanConfig:
     step_size: int = 5
 
     def __post_init__(self) -> None:
-        faults = []
         blocks = len(self.decoder_block_out_channels)
-        for name, wanted in (
-            ("decoder_spatio_temporal_scaling", blocks),
-            ("decoder_spatio_only", blocks),
-            ("decoder_layers_per_block", blocks + 1),
-            ("decoder_is_dw_conv", blocks + 1),
-        ):
-            given = len(getattr(self, name))
-            if given != wanted:
-                faults.append(f"{name} has {given} entries, {wanted} needed for {blocks} blocks")
+        lengths = {
+            "decoder_spatio_temporal_scaling": blocks,
+            "decoder_spatio_only": blocks,
+            "decoder_layers_per_block": blocks + 1,
+            "decoder_is_dw_conv": blocks + 1,
+        }
+        faults = length_faults(self, lengths, f"{blocks} blocks")
         if not blocks:
             faults.append("decoder_block_out_channels is empty")
         elif not self.use_unpatchify and self.decoder_block_out_channels[0] % 4:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...decoder import Decoder
-from ...latents import LatentSpec
-from ...layers import Chain, Layer, declared
+from ...layers import Layer, declared
 from ...statistics import LatentStatistics
-from ..base import Family
+from ..base import Family, weights_except
+from ..blocks import BlockDecoder
 from ..clips import FrameShuffle, PatchConv3d
 from ..turbo_vaed.blocks import ChannelRMSNorm, Conv3d, FrameUpsampler
 from ..wan_statistics import WAN22
@@ -24,7 +22,7 @@ from .config import CLASS_NAME, PRESETS, TurboVAEDWanConfig
 _PATCH_SIZE = 2
 
 
-class TurboVAEDWanDecoder(Decoder):
+class TurboVAEDWanDecoder(BlockDecoder):
     """Turbo-VAED with Wan's upsamplers: dense 3D convolutions, repetition of pixels.
 
     Computes the function of the public `TurboVAEDDecoder3d` on a whole clip for the same weights
@@ -71,11 +69,6 @@ class TurboVAEDWanDecoder(Decoder):
             self.conv_out = Conv3d(widths[-1] // 4, config.out_channels, 3, causal)
 
     @property
-    def spec(self) -> LatentSpec:
-        """The latent space that this decoder takes."""
-        return self.config.spec
-
-    @property
     def statistics(self) -> LatentStatistics | None:
         """How a diffusion model normalises these latents: Wan 2.2's numbers where the channels are as many."""
         found = self.stored_statistics
@@ -84,38 +77,12 @@ class TurboVAEDWanDecoder(Decoder):
         found = replace(found or LatentStatistics(), scaling=self.config.scaling_factor)
         return None if found.is_identity else found
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Latents (N, C, T', H', W') to frames (N, 3, T, H, W); sizes are not checked."""
-        return self._decode(latents, first_chunk=True)[0]
-
-    def decode_with_features(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """As `forward`, with the feature maps that distillation aligns: `mid_block`, `up_block_0`, ..."""
-        return self._decode(latents, first_chunk=True)
-
-    def _decode(self, latents: Tensor, *, first_chunk: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        x = self.conv_in(latents)
-        features = {}
-        for name, block in self._blocks():
-            x = features[name.replace("blocks.", "block_")] = block(x, first_chunk)
-        return self.layers()["tail"](x), features
-
-    def layers(self) -> dict[str, Layer]:
-        """What the decoder computes, by the names of its modules; `tail` is all behind the last block."""
-        tail = [declared(self.conv_out, self.norm, F.silu)]
+    def tail(self) -> list[Layer]:
+        """The last convolution into patches, or an upsampler of each frame before it."""
+        conv_out = declared(self.conv_out, self.norm, F.silu)
         if self.config.use_unpatchify:
-            tail = [*tail, declared(self.shuffle)]
-        else:
-            tail = [declared(self.upsampler2d_1, self.norm, F.silu), *tail]
-        blocks = {
-            f"{name}.{part}": layer for name, block in self._blocks() for part, layer in block.layers().items()
-        }
-        return {"conv_in": declared(self.conv_in), **blocks, "tail": Chain(tuple(tail))}
-
-    def _blocks(self) -> list[tuple[str, Any]]:
-        return [
-            ("mid_block", self.mid_block),
-            *((f"up_blocks.{i}", block) for i, block in enumerate(self.up_blocks)),
-        ]
+            return [conv_out, declared(self.shuffle)]
+        return [declared(self.upsampler2d_1, self.norm, F.silu), conv_out]
 
     @torch.no_grad()
     def decode_windows(self, latents: Tensor) -> Tensor:
@@ -147,16 +114,6 @@ class TurboVAEDWanDecoder(Decoder):
         return torch.cat(parts, dim=2)[:, :, : self.spec.frames(count)]
 
 
-# What a released checkpoint holds beside the decoder: heads that only training uses, and latent statistics, which
-# are placeholders there (the public code has its own numbers).
-_LEFT_OUT = ("aligned_feature_projection_heads.", "latents_mean", "latents_std")
-
-
-def own_weights(state: Mapping[str, Tensor], config: TurboVAEDWanConfig) -> dict[str, Tensor]:
-    """The decoder's weights, of a bare decoder's dict or of a whole model's (`decoder.*`)."""
-    return {name.removeprefix("decoder."): value for name, value in state.items() if not name.startswith(_LEFT_OUT)}
-
-
 FAMILY = Family(
     name="turbo-vaed-wan",
     title="Turbo-VAED for Wan 2.2 (GAIR-NLP/daVinci-MagiHuman): dense 3D convolutions, Wan's upsamplers",
@@ -165,7 +122,9 @@ FAMILY = Family(
     presets=PRESETS,
     # The public code writes the first and reads any; its predecessor, Turbo-VAED, has the second.
     class_names=(CLASS_NAME, "AutoencoderKLTurboVAED"),
-    own_weights=own_weights,
+    # Beside the decoder: heads that only training uses, and latent statistics, which are placeholders there (the
+    # public code has its own numbers).
+    own_weights=weights_except("aligned_feature_projection_heads.", "latents_mean", "latents_std"),
     student=True,
     causal=lambda config: replace(config, decoder_causal=True),
 )
