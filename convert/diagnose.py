@@ -62,8 +62,8 @@ def first_divergence(bundle: Bundle, artifact: Artifact, target: Target, model: 
         target: that the artefact was lowered by.
         model: the artefact's source, opened again.
     """
-    if artifact.stream is not None or artifact.runtime not in RUNTIMES:
-        return "No op is named for a streamed artefact, nor in this runtime."
+    if artifact.stream is not None or artifact.dynamic or artifact.runtime not in RUNTIMES:
+        return "No op is named for a streamed or a dynamic artefact, nor in this runtime."
     inputs = tuple(torch.from_numpy(np.array(a)) for a in bundle.golden()[0].values())
     wanted = [torch.from_numpy(np.array(a)) for a in bundle.golden()[1].values()]
     with torch.no_grad():

@@ -72,7 +72,7 @@ def rewritten_for(
     applied = apply(graph, precision.rewrites, Validator(graph, inputs) if validate else None)
     after = {"max_rank": max_rank(graph), "multiply_adds": multiply_adds(graph)}
     progress(Step(target.name, "checking the rewritten graph"))
-    if differs := _difference(graph, inputs, outputs):
+    if differs := difference(graph, inputs, outputs):
         _blame(module, inputs, outputs, precision)
         used = ", ".join(entry.name for entry in applied if entry.applied)
         raise ExportError(
@@ -90,7 +90,7 @@ def rewritten_for(
 def _blame(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor], precision: Precision) -> None:
     """Raise ExportError that names what makes the rewritten graph differ from the module, if one place does."""
     graph = capture(module, inputs)
-    if differs := _difference(graph, inputs, outputs):
+    if differs := difference(graph, inputs, outputs):
         raise ExportError(
             f"The graph that torch.export makes of {type(module).__name__} differs from the model by {differs}, "
             "before any rewrite. Does the model compute something else in another call, or in eval mode? Please "
@@ -99,7 +99,7 @@ def _blame(module: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tens
     apply(graph, precision.rewrites, Validator(graph, inputs))
 
 
-def _difference(graph: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> str:
+def difference(graph: nn.Module, inputs: tuple[Tensor, ...], outputs: Sequence[Tensor]) -> str:
     """How far a graph is from the outputs and what is allowed; empty where it is not too far."""
     with torch.no_grad():
         results = graph(*inputs)

@@ -19,8 +19,9 @@ from handheld.runtime.manifest import Method, RewriteRecord, Statistics, TensorS
 from handheld.runtime.stream_plan import StreamPlan
 from handheld.runtime.verify import run_once
 
+from .dynamic import Dynamic, capture_dynamic, other_sizes
 from .errors import ExportError
-from .lowering import Progress, Step, costs_of, lower, rewritten_for
+from .lowering import Progress, Rewritten, Step, costs_of, difference, lower, rewritten_for
 from .pixels import append_rgba8, check_pixels, in_levels, layout_of, to_rgba8
 from .streaming import PassCut
 from .streaming.lower import check_streams, lower_stream
@@ -124,6 +125,7 @@ def export(
     value_range: tuple[float, float] | None = None,
     statistics: LatentStatistics | None = None,
     pixels: str = "float",
+    dynamic: bool = False,
     progress: Progress = lambda step: None,
 ) -> Bundle:
     """Lower a decoder to one artefact per target and write them as a bundle.
@@ -150,6 +152,9 @@ def export(
         statistics: of the latents, for the manifest; None takes the model's own, if it has any.
         pixels: `float`, frames as the model gives them; or `rgba8`, which the artefacts make of them: uint8
             (1, T, H, W, 4), of images (1, H, W, 4), from the value range. Tolerances are then in levels.
+        dynamic: keep time, height and width symbols, for targets that can: one graph, as captured, takes any size.
+            Rewrites need fixed sizes, so none is applied. It is verified on the examples; on one alone and two
+            sizes made of it.
         progress: called before each step.
 
     Returns:
@@ -168,7 +173,9 @@ def export(
     targets = leave_out(targets, without)
     examples = (latents, *more)
     _check_examples(examples)
-    if stream is None:
+    if dynamic:
+        _check_dynamic(targets, precision, pixels, streamed=stream is not None)
+    elif stream is None:
         _check_shapes(examples, targets)
     else:
         if pixels != "float":
@@ -181,6 +188,10 @@ def export(
     normalised = bool(getattr(model, "takes_normalised", False))
     with BundleWriter(out, overwrite=overwrite, proof=run_once) as writer:
         progress(Step("", "running the model for the golden output"))
+        symbolic = None
+        if dynamic:
+            symbolic = capture_dynamic(model, latents)
+            examples = examples if more else (latents, *other_sizes(latents, symbolic.axes))
         streamed = stream is not None
         clips = tuple(
             _clip(model, example, calibration, first=example is latents, streamed=streamed) for example in examples
@@ -190,7 +201,7 @@ def export(
         for target in targets:
             chosen = precision or target.default_precision
             if stream is None:
-                _lower(model, clips, target, chosen, provenance, writer, progress, validate, (low, high))
+                _lower(model, clips, target, chosen, provenance, writer, progress, validate, (low, high), symbolic)
             else:
                 _lower_stream(model, clips, target, chosen, stream, provenance, writer, progress, validate)
         progress(Step("", "hashing and writing the bundle"))
@@ -268,6 +279,27 @@ def _check_stream(
         check_streams(target, precision or target.default_precision)
 
 
+def _check_dynamic(targets: Sequence[Target], precision: str | None, pixels: str, *, streamed: bool) -> None:
+    able = ", ".join(name for name, target in TARGETS.items() if target.dynamic)
+    if fixed := [target.name for target in targets if not target.dynamic]:
+        raise ExportError(
+            f"Target {', '.join(fixed)} has fixed sizes; dynamic ones are for {able}. Give each size with --shape: "
+            f"{', '.join(name for name, target in TARGETS.items() if target.several_shapes)} hold several."
+        )
+    if streamed or pixels != "float":
+        what = "a streamed artefact" if streamed else "an artefact that gives pixels"
+        raise ExportError(
+            f"Dynamic sizes do not go with {what}: its graph needs fixed ones. Leave one of both out."
+        )
+    for target in targets:
+        name = precision or target.default_precision
+        if target.precision(name).calibrated:
+            raise ExportError(
+                f"Dynamic sizes do not go with {name}, whose ranges are measured in a rewritten graph: take fp32 "
+                "or fp16, or give each size with --shape."
+            )
+
+
 def check_clips(latents: Tensor) -> None:
     """Raise ExportError for latents of an image, which has no frames to stream."""
     if latents.ndim == 4:
@@ -325,18 +357,23 @@ def _lower(
     progress: Progress,
     validate: bool,
     value_range: tuple[float, float],
+    symbolic: Dynamic | None,
 ) -> None:
     """Add one target's artefact to the bundle."""
     start = time.perf_counter()
     precision = target.precision(precision_name)
-    rewritten = [
-        rewritten_for(
-            *(target, precision, model, (clip.latents,), (clip.frames,), progress),
-            validate=validate,
-            calibration=clip.calibration,
-        )
-        for clip in clips
-    ]
+    rewritten = (
+        [_as_captured(symbolic, clips, target, progress)]
+        if symbolic is not None
+        else [
+            rewritten_for(
+                *(target, precision, model, (clip.latents,), (clip.frames,), progress),
+                validate=validate,
+                calibration=clip.calibration,
+            )
+            for clip in clips
+        ]
+    )
     tolerance = precision.tolerance
     if clips[0].pixels is not None:
         # After the rewritten graph was checked: at the edge of a level nothing can be.
@@ -345,12 +382,14 @@ def _lower(
         tolerance = in_levels(tolerance, value_range)
     progress(Step(target.name, f"lowering to {target.runtime} {precision_name}"))
     path = writer.artifact_dir(target.name) / target.filename
-    first, *more = (
+    first, *more = (  # of a dynamic artefact, one graph is all
         Shape(method, each.graph, (clip.latents,), clip.calibration)
         for method, clip, each in zip(_methods(clips, target), clips, rewritten)
     )
     job = Job(
-        *(first.graph, first.inputs, precision_name, path, first.calibration, tuple(more)), provenance=provenance
+        *(first.graph, first.inputs, precision_name, path, first.calibration, tuple(more)),
+        provenance=provenance,
+        dynamic=symbolic.axes if symbolic is not None else (),
     )
     lowered = lower(target, job)
     settings = {**lowered.settings, **rewritten[0].settings}
@@ -364,6 +403,7 @@ def _lower(
     _add(
         *(writer, target, precision_name, target.filename, clips, lowered, settings, rewritten[0].rewrites, start),
         tolerance=tolerance,
+        dynamic=symbolic.letters("NCHW" if clips[0].latents.ndim == 4 else "NCTHW") if symbolic is not None else (),
     )
 
 
@@ -411,6 +451,7 @@ def _add(
     start: float,
     stream: StreamPlan | None = None,
     tolerance: Tolerance | None = None,
+    dynamic: tuple[str, ...] = (),
 ) -> None:
     """Register a target's artefact, which has been written since `start`."""
     precision = target.precision(precision_name)
@@ -436,7 +477,20 @@ def _add(
         delegation=lowered.delegation,
         lowering_seconds=round(time.perf_counter() - start, 3),
         stream=stream,
+        dynamic=dynamic,
     )
+
+
+def _as_captured(symbolic: Dynamic, clips: Sequence[_Clip], target: Target, progress: Progress) -> Rewritten:
+    """The dynamic graph, which must compute every clip as the model does."""
+    progress(Step(target.name, "checking the graph with symbolic sizes"))
+    for clip in clips:
+        if differs := difference(symbolic.graph, (clip.latents,), (clip.frames,)):
+            raise ExportError(
+                f"The graph with symbolic sizes that torch.export makes differs from the model by {differs} on "
+                f"latents {tuple(clip.latents.shape)}: export once per shape with --shape."
+            )
+    return Rewritten(symbolic.graph, (), {"as_captured": "sizes are symbols, and rewrites need numbers"})
 
 
 def _methods(clips: Sequence[_Clip], target: Target) -> list[str]:

@@ -61,6 +61,7 @@ class Job:
         streamed: a segment, called again and again with its own states: a runtime that computes in fp16 may take
             and give them in fp16.
         provenance: where the weights come from, for artefacts that have room for it.
+        dynamic: axes of the one input that are symbols in `graph`; only for targets with `dynamic`.
     """
 
     graph: fx.GraphModule
@@ -73,6 +74,7 @@ class Job:
     output_names: tuple[str, ...] = ("frames",)
     streamed: bool = False
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    dynamic: tuple[int, ...] = ()
 
     def shapes(self, first: str) -> tuple[Shape, ...]:
         """All shapes, the first of them as the method `first`."""
@@ -130,6 +132,7 @@ class Target:
         several_shapes: whether one artefact can hold more.
         streams: whether a decoder is also exported for streaming.
         left_out: rewrites that `without` took from the lists.
+        dynamic: whether it also takes graphs with symbolic sizes.
         pixel_form: how 8-bit RGBA leaves its artefacts: `uint8`, or `int32`, one value a pixel, where the runtime
             has no unsigned bytes.
     """
@@ -147,6 +150,7 @@ class Target:
     several_shapes: bool = False
     streams: bool = False
     left_out: tuple[str, ...] = ()
+    dynamic: bool = False
     pixel_form: Form = "uint8"
 
     def missing(self) -> list[str]:

@@ -241,6 +241,7 @@ class BundleWriter:
         delegation: Mapping[str, Any] | None = None,
         lowering_seconds: float | None = None,
         stream: StreamPlan | None = None,
+        dynamic: Sequence[str] = (),
     ) -> None:
         """Register an artefact; its files must be complete when the `with` block ends.
 
@@ -263,6 +264,7 @@ class BundleWriter:
                 "delegation": None if delegation is None else dict(delegation),
                 "lowering_seconds": lowering_seconds,
                 "stream": stream,
+                "dynamic": tuple(dynamic),
             }
         )
 

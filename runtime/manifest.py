@@ -197,6 +197,8 @@ class Artifact:
         rewrites: in the order in which they ran.
         delegation: what a delegating runtime handed over (delegates, nodes inside, nodes outside), free.
         lowering_seconds: wall-clock time of rewriting and lowering.
+        dynamic: axes of the latents, by their letters in the layout, that may have any size from 2 on; absent where
+            none may. The methods are then the sizes that it was verified on, and one graph computes all.
         stream: how a streamed artefact, a folder of programs, is run; absent where the artefact is one program for
             whole clips. A streamed one takes any number of frames: its methods are the clips that it was verified
             on, and only the first one's name is that of something in its programs.
@@ -218,6 +220,18 @@ class Artifact:
     delegation: dict[str, Any] | None = None
     lowering_seconds: float | None = None
     stream: StreamPlan | None = None
+    dynamic: tuple[str, ...] = ()
+
+    def takes(self, spec: TensorSpec, shape: Sequence[int]) -> bool:
+        """Whether it takes latents of this shape, `spec` being the bundle's."""
+        if any(method.inputs[0] == tuple(shape) for method in self.methods):
+            return True
+        if len(shape) != len(spec.shape) or not self.dynamic:
+            return False
+        return all(
+            size >= 2 if axis in self.dynamic else size == own
+            for axis, size, own in zip(spec.layout, shape, spec.shape)
+        )
 
 
 @dataclass(frozen=True)
@@ -255,6 +269,8 @@ class Manifest:
         for artifact in tree["artifacts"]:
             if artifact["stream"] is None:
                 del artifact["stream"]
+            if not artifact["dynamic"]:
+                del artifact["dynamic"]
         try:
             return json.dumps(tree, indent=2, allow_nan=False) + "\n"
         except (TypeError, ValueError) as error:
@@ -343,8 +359,9 @@ _ARTIFACT = parsing.record(
         "delegation": parsing.nullable(parsing.mapping()),
         "lowering_seconds": parsing.nullable(parsing.number(0)),
         "stream": parse_plan,
+        "dynamic": parsing.sequence(parsing.one_of("T", "H", "W"), least=1),
     },
-    optional=("stream",),
+    optional=("stream", "dynamic"),
 )
 _MANIFEST = parsing.record(
     Manifest,
@@ -419,6 +436,18 @@ def _disagreements(manifest: Manifest, kind: str) -> list[str]:
                 faults.append(f"{side}[{index}].{fault}")
             if spec.range is not None and (len(spec.range) != 2 or spec.range[0] >= spec.range[1]):
                 faults.append(f"{side}[{index}].range: wanted [lowest, highest], found {list(spec.range)}")
+    faults += [
+        f"artifacts[{index}].dynamic: {list(artifact.dynamic)}; wanted axes of {manifest.inputs[0].layout}, each "
+        "once, of an artefact that is not streamed and has one input"
+        for index, artifact in enumerate(manifest.artifacts)
+        if artifact.dynamic
+        and (
+            len(set(artifact.dynamic)) != len(artifact.dynamic)
+            or not set(artifact.dynamic) <= set(manifest.inputs[0].layout)
+            or artifact.stream is not None
+            or len(manifest.inputs) > 1
+        )
+    ]
     pixels = any(spec.pixels for spec in manifest.outputs)
     wanted = PIXEL_FORMS if pixels else DTYPES
     faults += [

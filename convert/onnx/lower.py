@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.export import Dim
 
 from handheld.runtime.manifest import Tolerance
 from handheld.runtime.session.ort import MODEL, model_of
@@ -78,8 +79,9 @@ def lower(job: Job) -> Lowered:
             if job.precision == "int8":
                 graph, plan = qdq.quantize(graph, shape.calibration)
                 settings.setdefault("quantized", plan.record(len(shape.calibration)))  # the first shape's
+            symbols = (dict.fromkeys(job.dynamic, Dim.DYNAMIC),) if job.dynamic else None
             program = torch.onnx.export(
-                torch.export.export(graph, inputs),
+                torch.export.export(graph, inputs, dynamic_shapes=symbols),
                 dynamo=True,
                 verbose=False,
                 input_names=job.input_names,
@@ -134,4 +136,5 @@ TARGET = Target(
     limits=limits,
     several_shapes=True,
     streams=True,
+    dynamic=True,
 )

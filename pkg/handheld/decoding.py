@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,16 +81,23 @@ def decode(
     rate = fps or float(found.origin.get("fps", _DEFAULT_FPS))
     with open_session(opened, chosen, threads) as session:
         decoded = _pictures(session, given, made, values, progress)
-        pictures = (to_pixels(piece, made.range or (-1.0, 1.0)) for piece in decoded)
+        sizes: list[tuple[int, int]] = []
+        pictures = _noted((to_pixels(piece, made.range or (-1.0, 1.0)) for piece in decoded), sizes)
         if image:
             paths = tuple(write_pictures(pictures, Path(out or "out.png"), count=len(values)))
             frames = len(paths)
         else:
             paths = (Path(out or "out.mp4"),)
             frames = write_video(pictures, paths[0], rate)
-    methods = {method.inputs[0][1:]: method for method in chosen.methods}
-    height, width = made.picture(methods.get(values.shape[1:], chosen.methods[0]).outputs[0])
+    height, width = sizes[-1]
     return Decoded(paths, chosen.name, frames, (height, width), None if image else rate)
+
+
+def _noted(pieces: Iterable[np.ndarray], sizes: list[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """The pieces (N, H, W, 3), with the height and width of each added to `sizes`."""
+    for piece in pieces:
+        sizes.append((piece.shape[1], piece.shape[2]))
+        yield piece
 
 
 def _chosen(bundle: Bundle, name: str | None, stream: bool) -> Artifact:
@@ -120,7 +127,7 @@ def _statistics(spec: TensorSpec) -> LatentStatistics | None:
 
 def _check_size(bundle: Bundle, chosen: Artifact, given: TensorSpec, values: np.ndarray, path: Path) -> None:
     shapes = [method.inputs[0][1:] for method in chosen.methods]
-    fits = values.shape[1:] in shapes
+    fits = chosen.takes(given, (1, *values.shape[1:]))
     if chosen.stream is not None and values.ndim == len(given.shape):
         fits = (values.shape[1], *values.shape[3:]) == (given.shape[1], *given.shape[3:])
     if fits:
@@ -129,6 +136,9 @@ def _check_size(bundle: Bundle, chosen: Artifact, given: TensorSpec, values: np.
     if chosen.stream is not None:
         c, _, h, w = given.shape[1:]
         able = f"{c}xanyx{h}x{w}"
+    elif chosen.dynamic:
+        sizes = zip(given.layout, given.shape)
+        able = "x".join("any" if axis in chosen.dynamic else str(size) for axis, size in sizes if axis != "N")
     axes = "channels, height, width" if given.layout == "NCHW" else "channels, time, height, width"
     raise RuntimeFailure(
         f"{path}: latents of {'x'.join(map(str, values.shape[1:]))}; {chosen.name} of this bundle decodes {able} "

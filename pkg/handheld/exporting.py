@@ -38,6 +38,7 @@ class ExportPlan:
         min_psnr_db: with an automatic precision, the lowest PSNR from the fp32 output.
         cuts: of a decoder that is exported for streaming.
         pixels: `float` or `rgba8`: what the artefacts give.
+        dynamic: whether they take any size.
     """
 
     source: Source
@@ -49,6 +50,7 @@ class ExportPlan:
     min_psnr_db: float | None = None
     cuts: tuple[PassCut, ...] | None = None
     pixels: str = "float"
+    dynamic: bool = False
 
     @property
     def calibrated(self) -> bool:
@@ -92,6 +94,7 @@ class ExportPlan:
             more=others,
             stream=self.cuts,
             pixels=self.pixels,
+            dynamic=self.dynamic,
             **common,
         )
 
@@ -113,6 +116,7 @@ def plan_export(
     costs: str | Path | None = None,
     without: Collection[str] = (),
     pixels: str = "float",
+    dynamic: bool = False,
     example: Tensor | None = None,
     **opening: Any,
 ) -> ExportPlan:
@@ -132,6 +136,8 @@ def plan_export(
         faults.append(f"a budget ({budget_bytes / 1e6:g}MB) goes with streaming")
     if budget_bytes is not None and (len(targets) > 1 or chunk is not None):
         faults.append("a budget goes with one target, and chooses the chunks itself")
+    if dynamic and automatic:
+        faults.append("precision auto chooses for one shape: name a precision for dynamic sizes")
     if stream and pixels != "float":
         faults.append(pipeline.STREAMED_PIXELS.rstrip("."))
     if automatic and pixels != "float":
@@ -164,6 +170,7 @@ def plan_export(
     return ExportPlan(
         *(opened, resolved, None if automatic else precision, tuple(examples), (*clips, *more), what, floor, cuts),
         pixels=pixels,
+        dynamic=dynamic,
     )
 
 
@@ -202,6 +209,8 @@ def export(
         without: names of rewrites to leave out.
         pixels: "float", frames in the decoder's value range; "rgba8", uint8 (1, T, H, W, 4) with alpha 255, made in
             the artefact.
+        dynamic: ONNX only: one graph for any number of frames, height and width, as captured: rewrites need fixed
+            sizes, and none is applied.
         costs: a cost table from `handheld tune`, in place of the one of the target's runtime.
         example: latents of one clip (1, C, T, H, W) or image (1, C, H, W), for a module that has no `spec`.
         config, subfolder, causal, seed, teacher: see `handheld.open_source`.

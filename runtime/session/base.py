@@ -106,7 +106,8 @@ class Session(ABC):
                 the artefact's methods, which is run; cast here to what the artefact takes.
 
         Returns:
-            Every output by name, in that method's shapes; fp32, 8-bit pixels uint8.
+            Every output by name, in that method's shapes, of a dynamic artefact in those that follow; fp32, 8-bit
+            pixels uint8.
 
         Raises RuntimeFailure for a wrong name, shape or dtype, naming what was given and what is wanted, and
         for whatever the runtime reports.
@@ -117,7 +118,7 @@ class Session(ABC):
         arrays = [np.ascontiguousarray(inputs[s.name], dtype=self.artifact.input_dtype) for s in self.inputs]
         results = [as_told(spec, result) for spec, result in zip(self.outputs, self._run(method, arrays))]
         shapes = tuple(tuple(result.shape) for result in results)
-        if shapes != method.outputs:
+        if shapes != method.outputs and method in self.artifact.methods:
             raise RuntimeFailure(
                 f"{self.path.name} returned shapes {[*shapes]}, the manifest says {[*method.outputs]}. "
                 "Export it again."
@@ -133,15 +134,23 @@ class Session(ABC):
         for spec in self.inputs:
             if spec.name not in inputs:
                 faults.append(f'"{spec.name}" is missing')
-            elif inputs[spec.name].dtype != spec.dtype or given not in methods:
+            elif inputs[spec.name].dtype != spec.dtype or not self._takes(given):
                 faults.append(f'"{spec.name}" is {inputs[spec.name].dtype} {inputs[spec.name].shape}')
         if not faults:
-            return methods[given]
+            return methods.get(given, Method(self.artifact.methods[0].name, given, ()))
         listed = " or ".join(
             ", ".join(f'"{s.name}" {s.dtype} {shape} {s.layout}' for s, shape in zip(self.inputs, shapes))
             for shapes in methods
         )
+        if self.artifact.dynamic:
+            listed += f", or others along {', '.join(self.artifact.dynamic)}, from 2 on"
         raise RuntimeFailure(f"Wrong input for {self.path.name}: {'; '.join(faults)}. It takes {listed}.")
+
+    def _takes(self, given: tuple[tuple[int, ...], ...]) -> bool:
+        """Whether a method has these shapes, or the artefact takes others than its methods'."""
+        if any(method.inputs == given for method in self.artifact.methods):
+            return True
+        return len(given) == 1 and self.artifact.takes(self.inputs[0], given[0])
 
     def _refused(self, action: str, error: Exception, wrote: str = "") -> RuntimeFailure:
         """The runtime's own words, as an error of ours."""

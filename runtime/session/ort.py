@@ -89,6 +89,8 @@ class OnnxRuntimeSession(Session):
         return self.path / MODEL if self.path.is_dir() else self.path
 
     def _run(self, method: Method, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        if self.artifact.dynamic:  # one graph for all sizes
+            method = self.artifact.methods[0]
         if method.name not in self._model:
             self._model[method.name] = self._opened(self.path / model_of(method.name))
         feed = {spec.name: array for spec, array in zip(self.inputs, arrays)}

@@ -61,7 +61,7 @@ def test_schema_and_dataclasses_have_the_same_fields(cls: type, definition: str 
     own = {field.name for field in fields(cls)} | (set() if definition else {"format_version", "kind"})
     assert set(schema["properties"]) == own
     # Streams are of streamed artefacts only; the other two of latents only.
-    assert set(schema["required"]) == own - {"stream", "statistics", "normalised"}
+    assert set(schema["required"]) == own - {"stream", "dynamic", "statistics", "normalised"}
     assert schema["additionalProperties"] is False
 
 

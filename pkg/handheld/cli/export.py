@@ -103,6 +103,14 @@ def run(
             "an app shows as it is, made in the artefact."
         ),
     ] = "float",
+    dynamic: Annotated[
+        bool,
+        typer.Option(
+            "--dynamic",
+            help="onnx only: one graph for any number of frames, height and width. It is exported as captured, for "
+            "the rewrites need fixed sizes: slower than an artefact of fixed --shape.",
+        ),
+    ] = False,
     validate: Annotated[
         bool,
         typer.Option(
@@ -144,6 +152,7 @@ def run(
             teacher=teacher,
             without=without or (),
             pixels=pixels,
+            dynamic=dynamic,
         )
     exported = export_and_show(plan, out or default_folder(plan.source.name), overwrite, validate=validate)
     if explain:
@@ -177,6 +186,11 @@ def export_and_show(plan: ExportPlan, out: Path, overwrite: bool, *, validate: b
         _show_trials(bundle)
     for artifact in bundle.artifacts:
         done = ", ".join(f"{r.name} {r.applied}" for r in artifact.rewrites if r.applied)
+        if artifact.dynamic:
+            done = (
+                f"any {', '.join(artifact.dynamic)} of the latents from 2 on, as captured: the rewrites need fixed "
+                "sizes, and none was applied"
+            )
         say(f"{artifact.name}: {done or 'no rewrite applied'}")
         for record in artifact.rewrites:
             for refusal in record.refused:
