@@ -1,6 +1,7 @@
-"""Streamed ONNX bundles of a small random decoder, and what the decoder makes of clips of other lengths.
+"""ONNX bundles of a small random decoder: streamed, of two shapes, of 8-bit RGBA; and what it makes of other clips.
 
-    python android_demo/check/streams.py FOLDER     writes FOLDER/{whole,strips,half}/ and FOLDER/clips.safetensors
+    python android_demo/check/streams.py FOLDER     writes FOLDER/{whole,strips,half,shapes,pixels}/ and
+                                                    FOLDER/clips.safetensors
 
 The JVM tests decode them with ONNX Runtime's Java library.
 """
@@ -48,6 +49,17 @@ def main(folder: Path) -> None:
             stream=cuts,
             more=[latents(1)],
             precision=precision,
+        )
+    for name, more, pixels in (("shapes", [latents(1)], "float"), ("pixels", [], "rgba8")):
+        export(
+            model,
+            latents(2),
+            folder / name,
+            targets=resolve_targets(("onnx",)),
+            name=name,
+            provenance={},
+            more=more,
+            pixels=pixels,
         )
     clips = {}
     for length in LENGTHS:

@@ -27,7 +27,7 @@
         public nonisolated let loadNanoseconds: Int64
         private let function: InferenceFunction
         private let inputName: String
-        private let outputName: String
+        private let output: Manifest.TensorSpec
         private let method: Manifest.Method
 
         /// Checks the artefact's hash and loads one of its functions.
@@ -47,6 +47,7 @@
                 throw BundleError(.malformed, "\(artifact.name) has no shape \(method ?? "").")
             }
             try artifact.checkSystem()
+            _ = try artifact.floatOutput()
             try bundle.check(artifact)
             let start = monotonicNanoseconds()
             function = try await loadedFunction(try bundle.locate(artifact.path), used.name, units)
@@ -54,13 +55,13 @@
             self.artifact = artifact
             self.method = used
             inputName = bundle.manifest.inputs[0].name
-            outputName = bundle.manifest.outputs[0].name
+            output = bundle.manifest.outputs[0]
         }
 
         /// Runs the function once; what it takes is that of the run, without the copies at both ends.
         public func measure(_ latents: StreamFrames) async throws -> ClipTimes {
             let nanoseconds = try await predicted(latents).1
-            return ClipTimes(frames: method.framesPerRun, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
+            return ClipTimes(frames: output.frames(method.outputs[0]), nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
         }
 
         public func frames(of latents: StreamFrames) -> AsyncThrowingStream<StreamFrames, Error> {
@@ -95,12 +96,12 @@
             var outputs = try await function.run(inputs: [inputName: array])
             let nanoseconds = monotonicNanoseconds() - start
             let shape = method.outputs[0]
-            guard let frames = outputs.remove(outputName)?.ndArray, frames.shape == shape else {
-                throw BundleError(.tensors, "\(artifact.name) gave no \"\(outputName)\". Export the bundle again.")
+            guard let frames = outputs.remove(output.name)?.ndArray, frames.shape == shape else {
+                throw BundleError(.tensors, "\(artifact.name) gave no \"\(output.name)\". Export the bundle again.")
             }
-            let output = try StreamTensor(StreamFrames.shape(ofClip: shape), artifact.outputDType)
-            try frames.copy(to: output)
-            return (output, nanoseconds)
+            let tensor = try StreamTensor(StreamFrames.shape(ofClip: shape), try artifact.floatOutput())
+            try frames.copy(to: tensor)
+            return (tensor, nanoseconds)
         }
     }
 

@@ -14,7 +14,7 @@
         private let configuration: MLModelConfiguration
         private let compiled: URL
         private let inputName: String
-        private let outputName: String
+        private let output: Manifest.TensorSpec
         private let method: Manifest.Method
 
         /// Checks the artefact's hash, compiles its package (once: the result is kept in the caches folder under its hash)
@@ -37,6 +37,7 @@
                 throw BundleError(.malformed, "\(artifact.name) has no shape \(method ?? "").")
             }
             try artifact.checkSystem()
+            _ = try artifact.floatOutput()
             try bundle.check(artifact)
             let configuration = MLModelConfiguration()
             configuration.computeUnits = computeUnits
@@ -53,14 +54,14 @@
             self.artifact = artifact
             self.configuration = configuration
             inputName = bundle.manifest.inputs[0].name
-            outputName = bundle.manifest.outputs[0].name
+            output = bundle.manifest.outputs[0]
             self.method = used
         }
 
         /// Runs the model once; what it takes is that of the prediction.
         public func measure(_ latents: StreamFrames) throws -> ClipTimes {
             try predicted(latents) { _, nanoseconds in
-                ClipTimes(frames: method.framesPerRun, nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
+                ClipTimes(frames: output.frames(method.outputs[0]), nanoseconds: nanoseconds, firstFrameNanoseconds: nil)
             }
         }
 
@@ -88,11 +89,11 @@
                 let input = try MLMultiArray(latents.clip, shape: shape, dtype: artifact.inputDType)
                 let features = try MLDictionaryFeatureProvider(dictionary: [inputName: MLFeatureValue(multiArray: input)])
                 let (result, nanoseconds) = try timed { try model.prediction(from: features) }
-                guard let output = result.featureValue(for: outputName)?.multiArrayValue, output.shape.map(\.intValue) == method.outputs[0]
+                guard let frames = result.featureValue(for: output.name)?.multiArrayValue, frames.shape.map(\.intValue) == method.outputs[0]
                 else {
-                    throw BundleError(.tensors, "\(artifact.name) gave no \"\(outputName)\". Export the bundle again.")
+                    throw BundleError(.tensors, "\(artifact.name) gave no \"\(output.name)\". Export the bundle again.")
                 }
-                return try body(output, nanoseconds)
+                return try body(frames, nanoseconds)
             }
         }
 

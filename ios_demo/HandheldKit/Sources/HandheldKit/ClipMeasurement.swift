@@ -28,7 +28,7 @@ public struct ClipMeasurement: Sendable {
         load: @Sendable (String?) async throws -> any ClipDecoder
     ) async throws -> Profile {
         try bundle.check(artifact)
-        var subject = Profile.Subject(label: "\(artifact.name), \(unitsAsked)", bundle: 0, artifact, method: method)
+        var subject = Profile.Subject(label: "\(artifact.name), \(unitsAsked)", bundle: 0, artifact, bundle.manifest.outputs[0], method: method)
         subject.unitsAsked = unitsAsked
         subject.runtimeVersion = ProcessInfo.processInfo.operatingSystemVersionString
         let golden = try GoldenClip(bundle, method)

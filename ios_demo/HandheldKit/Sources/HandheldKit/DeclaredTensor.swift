@@ -34,6 +34,15 @@ extension StreamPlan.Segment {
 }
 
 extension Manifest.Artifact {
+    /// The dtype of its fp32 or fp16 outputs. Throws `.version` for one that gives 8-bit RGBA: decoders here give floats.
+    public func floatOutput() throws -> Manifest.DType {
+        guard let dtype = Manifest.DType(rawValue: outputDType.rawValue) else {
+            throw BundleError(
+                .version, "\(name) gives frames as 8-bit RGBA, which this app does not show. Export it with --pixels float.")
+        }
+        return dtype
+    }
+
     /// Throws `.version` for a Core ML artefact that was exported for a newer system than this one, as versions of
     /// iOS: macOS 13 runs what iOS 16 runs, and so on.
     public func checkSystem(

@@ -17,21 +17,36 @@ public struct Manifest: Equatable, Sendable {
         public var bytes: Int { self == .float32 ? 4 : 2 }
     }
 
+    /// What an output is, and what an artefact gives it as.
+    public enum OutputDType: String, CaseIterable, Sendable {
+        case float32, float16
+        /// 8-bit RGBA.
+        case uint8
+        /// 8-bit RGBA, one value a pixel: R is the lowest byte, alpha the highest.
+        case int32
+    }
+
     public enum Layout: String, CaseIterable, Sendable {
         /// Batch, channels, time, height, width.
         case ncthw = "NCTHW"
         /// Images, without time.
         case nchw = "NCHW"
+        /// 8-bit RGBA, its channels last.
+        case nthwc = "NTHWC"
+        case nhwc = "NHWC"
 
         /// What a bundle is whose model gives this.
-        var kind: String { self == .ncthw ? "video_decoder" : "image_decoder" }
+        var kind: String { self == .ncthw || self == .nthwc ? "video_decoder" : "image_decoder" }
+
+        var isOfPixels: Bool { self == .nthwc || self == .nhwc }
     }
 
     /// One input or output, as a caller sees it.
     public struct TensorSpec: Equatable, Sendable {
         public let name: String
         public let shape: [Int]
-        public let dtype: DType
+        /// Never `int32`.
+        public let dtype: OutputDType
         public let layout: Layout
         /// Nominal lowest and highest value; no clamp.
         public let range: ClosedRange<Double>?
@@ -40,6 +55,14 @@ public struct Manifest: Equatable, Sendable {
         public let statistics: Statistics?
         /// Of latents: whether the model takes a diffusion model's, else plain ones.
         public let normalised: Bool
+
+        /// Whether it is 8-bit RGBA.
+        public var isPixels: Bool { dtype == .uint8 }
+
+        /// Frames in a tensor of this shape, in this layout: batch times time; an image is one.
+        public func frames(_ shape: [Int]) -> Int {
+            zip(layout.rawValue, shape).reduce(1) { $1.0 == "N" || $1.0 == "T" ? $0 * $1.1 : $0 }
+        }
     }
 
     /// How a diffusion model normalises latents: n = (z - mean) / std * scaling, z being plain. One value of mean and
@@ -62,9 +85,6 @@ public struct Manifest: Equatable, Sendable {
         public let name: String
         public let inputs: [[Int]]
         public let outputs: [[Int]]
-
-        /// Frames that one run makes: batch times time of (N, C, T, H, W); of images, (N, C, H, W), the batch.
-        public var framesPerRun: Int { outputs[0][0] * (outputs[0].count == 5 ? outputs[0][2] : 1) }
     }
 
     /// One lowered model.
@@ -80,7 +100,7 @@ public struct Manifest: Equatable, Sendable {
         public let tolerance: Tolerance
         public let methods: [Method]
         public let inputDType: DType
-        public let outputDType: DType
+        public let outputDType: OutputDType
         public let settings: JSON
         /// How a streamed artefact, a folder of programs, is run; nil for one program of whole clips.
         public let stream: StreamPlan?
@@ -123,7 +143,7 @@ public struct Manifest: Equatable, Sendable {
                 "\(source) has another format_version than \(Self.formatVersion), which this app understands. Update "
                     + "the app, or export the bundle again with a handheld of the app's version.")
         }
-        let kinds = Layout.allCases.map(\.kind)
+        let kinds = [Layout.ncthw, .nchw].map(\.kind)
         guard case .string(let kind)? = json["kind"], kinds.contains(kind) else {
             throw BundleError(
                 .version, "\(source) is of none of the kinds that this app understands: \(kinds.joined(separator: ", ")).")
@@ -161,6 +181,25 @@ public struct Manifest: Equatable, Sendable {
         }
         for spec in inputs + outputs where spec.shape.count != spec.layout.rawValue.count {
             faults.add(spec.name, "\(spec.shape.count) dimensions, \(spec.layout.rawValue) has another number")
+        }
+        for (side, specs) in [("inputs", inputs), ("outputs", outputs)] {
+            for (index, spec) in specs.enumerated() where spec.isPixels || spec.layout.isOfPixels {
+                let isWhole = spec.isPixels && spec.layout.isOfPixels && spec.shape.last == 4 && spec.range == 0...255
+                if isWhole && side == "outputs" { continue }
+                faults.add(
+                    "\(side)[\(index)].layout",
+                    "\(spec.dtype.rawValue) \(spec.layout.rawValue) \(spec.shape); 8-bit RGBA is an output of dtype uint8, "
+                        + "layout NTHWC or NHWC, 4 channels and range [0, 255]")
+            }
+        }
+        let isPixels = outputs.contains { $0.isPixels }
+        for (index, artifact) in artifacts.enumerated() {
+            if [.uint8, .int32].contains(artifact.outputDType) != isPixels {
+                faults.add("artifacts[\(index)].output_dtype", "\(artifact.outputDType.rawValue) does not go with these outputs")
+            }
+            if isPixels && artifact.stream != nil {
+                faults.add("artifacts[\(index)].stream", "frames of a streamed artefact are floats, not pixels")
+            }
         }
         for spec in inputs + outputs {
             guard let found = spec.statistics else { continue }
@@ -237,7 +276,8 @@ extension Manifest.TensorSpec {
             "name", "shape", "dtype", "layout", "range", "description", optional: ["statistics", "normalised"])
         name = f("name").text(of: isWord, "letters, digits and underscores")
         shape = HandheldKit.shape(f("shape"))
-        dtype = f("dtype").choice(Manifest.DType.self) ?? .float32
+        dtype = f("dtype").choice(Manifest.OutputDType.self) ?? .float32
+        if dtype == .int32 { field.faults.add("\(field.place).dtype", "wanted float32, float16 or uint8, found int32") }
         layout = f("layout").choice(Manifest.Layout.self) ?? .ncthw
         let bounds = f("range").optional { $0.list(least: 2) { $0.number() } }
         if let bounds, bounds.count != 2 || !(bounds[0] < bounds[1]) {
@@ -304,7 +344,7 @@ extension Manifest.Artifact {
         tolerance = Manifest.Tolerance(f("tolerance"))
         methods = f("methods").list(least: 1, Manifest.Method.init)
         inputDType = f("input_dtype").choice(Manifest.DType.self) ?? .float32
-        outputDType = f("output_dtype").choice(Manifest.DType.self) ?? .float32
+        outputDType = f("output_dtype").choice(Manifest.OutputDType.self) ?? .float32
         settings = f("settings").free()
         // What only people and tools read, but not what anyone may write there.
         _ = f("rewrites").list(Self.checkRewrite)

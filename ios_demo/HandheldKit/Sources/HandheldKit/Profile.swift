@@ -113,9 +113,11 @@ public struct Profile: Equatable, Sendable {
         public var parity: [Parity]?
         public var error: String?
 
-        /// A bundle's artefact, with everything that was measured still to be filled in. `method` is the one of its
-        /// shapes that is measured, nil the first.
-        public init(label: String, bundle: Int, _ artifact: Manifest.Artifact, method name: String? = nil) {
+        /// A bundle's artefact, with everything that was measured still to be filled in. `output` is the bundle's spec of
+        /// its frames, `method` the one of its shapes that is measured, nil the first.
+        public init(
+            label: String, bundle: Int, _ artifact: Manifest.Artifact, _ output: Manifest.TensorSpec, method name: String? = nil
+        ) {
             let measured = artifact.methods.first { $0.name == name } ?? artifact.methods[0]
             self.label = label
             self.bundle = bundle
@@ -129,7 +131,7 @@ public struct Profile: Equatable, Sendable {
             inputShapes = measured.inputs
             outputShapes = measured.outputs
             unit = .frame
-            unitsPerRun = measured.framesPerRun
+            unitsPerRun = output.frames(measured.outputs[0])
             maxAbsTolerance = artifact.tolerance.maxAbs
             minPSNRdBTolerance = artifact.tolerance.minPSNRdB
             hasTolerance = true

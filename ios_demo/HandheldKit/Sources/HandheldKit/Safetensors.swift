@@ -1,6 +1,6 @@
 import Foundation
 
-/// A safetensors file of fp32, fp16 and bf16, mapped into memory; every offset is checked before anything is read.
+/// A safetensors file of fp32, fp16, bf16 and bytes, mapped into memory; every offset is checked before anything is read.
 public struct Safetensors: Sendable {
     /// By name.
     public let shapes: [String: [Int]]
@@ -14,12 +14,13 @@ public struct Safetensors: Sendable {
         case float32 = "F32"
         case float16 = "F16"
         case bfloat16 = "BF16"
+        case uint8 = "U8"
 
-        var bytes: Int { self == .float32 ? 4 : 2 }
+        var bytes: Int { self == .float32 ? 4 : self == .uint8 ? 1 : 2 }
     }
 
     /// Throws `BundleError(.tensors)` for a file that is not safetensors, a tensor that does not lie in it, a size that is
-    /// not its shape's, and a dtype other than F32, F16 and BF16; `.missing` for one that cannot be read.
+    /// not its shape's, and a dtype other than F32, F16, BF16 and U8; `.missing` for one that cannot be read.
     public init(contentsOf url: URL, name: String) throws {
         guard let data = try? Data(contentsOf: url, options: .alwaysMapped) else {
             throw BundleError(.missing, "\(name) cannot be read. Fetch or export the bundle again.")
@@ -73,6 +74,7 @@ public struct Safetensors: Sendable {
         guard let range = ranges[name], let dtype = dtypes[name] else { return nil }
         return data[range].withUnsafeBytes { raw in
             (0..<range.count / dtype.bytes).map { index in
+                if dtype == .uint8 { return Float(raw[index]) }
                 if dtype == .float32 {
                     return Float(bitPattern: UInt32(littleEndian: raw.loadUnaligned(fromByteOffset: 4 * index, as: UInt32.self)))
                 }
@@ -83,10 +85,11 @@ public struct Safetensors: Sendable {
     }
 
     /// The dtype of a tensor as manifests name it; nil where they have none such, as for bf16.
-    func dtype(_ name: String) -> Manifest.DType? {
+    func dtype(_ name: String) -> Manifest.OutputDType? {
         switch dtypes[name] {
         case .float32: return .float32
         case .float16: return .float16
+        case .uint8: return .uint8
         default: return nil
         }
     }
@@ -111,7 +114,7 @@ public struct Safetensors: Sendable {
         let offsets = f("data_offsets").list { $0.integer() }
         guard faults.lines.isEmpty else { throw refuse(faults.lines.joined(separator: "; ")) }
         guard let dtype = DType(rawValue: named) else {
-            throw refuse("\(member.key) is \(named); F32, F16 or BF16 is wanted")
+            throw refuse("\(member.key) is \(named); F32, F16, BF16 or U8 is wanted")
         }
         guard offsets.count == 2, offsets[0] <= offsets[1], offsets[1] <= bytes else {
             throw refuse("\(member.key) does not lie in the file")

@@ -32,7 +32,7 @@ final class HostileBundleTests: XCTestCase {
 
     func testGoldenTensorsAreAsWritten() throws {
         let golden = try cases().filter { $0.value.golden != nil }
-        XCTAssertEqual(golden.keys.sorted(), ["good", "image_taken"])
+        XCTAssertEqual(golden.keys.sorted(), ["good", "image_taken", "pixels_taken"])
         for (name, each) in golden {
             try layOut(name, each) { folder in
                 try openFully(folder)
@@ -46,10 +46,20 @@ final class HostileBundleTests: XCTestCase {
         }
     }
 
+    func testPixelsAreRefusedByDecodersOfFloats() throws {
+        let file = source.appendingPathComponent("cases/pixels_taken/manifest.json")
+        let manifest = try Manifest(parsing: [UInt8](try Data(contentsOf: file)), source: "manifest.json")
+        XCTAssertEqual(manifest.outputs[0].frames([1, 3, 4, 5, 4]), 3)
+        for artifact in manifest.artifacts {
+            XCTAssertThrowsError(try artifact.floatOutput()) { XCTAssertTrue("\($0)".contains("--pixels float"), "\($0)") }
+        }
+    }
+
     func testAnImageIsMeasuredAsOneFrame() async throws {
         let source = self.source
         let manifest = try ModelBundle(folder: source.appendingPathComponent("good"))
-        XCTAssertEqual(manifest.manifest.artifacts[0].methods.map(\.framesPerRun), [1, 3])
+        let output = manifest.manifest.outputs[0]
+        XCTAssertEqual(manifest.manifest.artifacts[0].methods.map { output.frames($0.outputs[0]) }, [1, 3])
         let folder = manager.temporaryDirectory.appendingPathComponent("image-\(UUID())")
         defer { try? manager.removeItem(at: folder) }
         try manager.copyItem(at: source.appendingPathComponent("good"), to: folder)

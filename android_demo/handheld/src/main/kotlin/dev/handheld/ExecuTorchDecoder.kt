@@ -54,9 +54,9 @@ internal class ExecuTorchDecoder(private val source: DecoderSource, override val
         source.bundle.locate(source.artifact.path), source.artifact.name, source.method.name, source.threads,
     )
 
-    override fun run(inputs: List<FloatArray>): List<FloatArray> {
+    override fun run(inputs: List<FloatArray>): List<Output> {
         val values = inputs.zip(source.method.inputs) { input, shape -> EValue.from(tensor(input, shape)) }
-        return method.run(values.toTypedArray(), source.method.outputs.size).map { floats(it.toTensor()) }
+        return method.run(values.toTypedArray(), source.method.outputs.size).map { output(it.toTensor()) }
     }
 
     override fun close() = method.close()
@@ -67,10 +67,11 @@ internal class ExecuTorchDecoder(private val source: DecoderSource, override val
         return Tensor.fromBlob(ShortArray(values.size) { floatToHalf(values[it]) }, dims)
     }
 
-    private fun floats(tensor: Tensor): FloatArray = when (tensor.dtype()) {
-        DType.FLOAT -> tensor.dataAsFloatArray
-        DType.HALF -> tensor.dataAsShortArray.let { halves -> FloatArray(halves.size) { halfToFloat(halves[it]) } }
-        else -> throw DecoderError("${source.artifact.name} gave ${tensor.dtype()}; FLOAT or HALF is wanted.")
+    private fun output(tensor: Tensor): Output = when (tensor.dtype()) {
+        DType.FLOAT -> Output(tensor.dataAsFloatArray)
+        DType.HALF -> tensor.dataAsShortArray.let { halves -> Output(FloatArray(halves.size) { halfToFloat(halves[it]) }) }
+        DType.UINT8 -> Output(ByteBuffer.wrap(tensor.dataAsUnsignedByteArray))
+        else -> throw DecoderError("${source.artifact.name} gave ${tensor.dtype()}; FLOAT, HALF or UINT8 is wanted.")
     }
 }
 

@@ -26,17 +26,20 @@ class Manifest private constructor(
         val name: String, val shape: List<Long>, val dtype: String, val layout: String,
         val range: Pair<Double, Double>?, val description: String,
         val statistics: Statistics? = null, val normalised: Boolean = false,
-    )
+    ) {
+        /** Whether it is 8-bit RGBA. */
+        val isPixels: Boolean get() = dtype == UINT8
+
+        /** Frames in a tensor of this shape, in this layout: batch times time; an image is one. */
+        fun frames(shape: List<Long>): Long =
+            layout.toList().zip(shape).filter { it.first in "NT" }.fold(1L) { product, axis -> product * axis.second }
+    }
 
     /** How far from the golden outputs an artefact may be; at least one limit is not null. */
     data class Tolerance(val maxAbs: Double?, val minPsnrDb: Double?, val reason: String)
 
     /** What an artefact computes in one shape; shapes in the order of the bundle's specs. */
-    data class Method(val name: String, val inputs: List<List<Long>>, val outputs: List<List<Long>>) {
-        /** Frames that one run makes: batch times time of (N, C, T, H, W); of images, (N, C, H, W), the batch. */
-        val framesPerRun: Long
-            get() = outputs.first().let { shape -> shape[0] * if (shape.size == CLIP.length) shape[2] else 1L }
-    }
+    data class Method(val name: String, val inputs: List<List<Long>>, val outputs: List<List<Long>>)
 
     /** One lowered model: a file or folder, relative to the bundle. */
     data class Artifact(
@@ -52,13 +55,13 @@ class Manifest private constructor(
 
     companion object {
         const val FORMAT_VERSION = 1L
+        const val UINT8 = "uint8"
+        const val INT32 = "int32"
 
-        /** Layouts of clips and of images. */
-        const val CLIP = "NCTHW"
-        const val IMAGE = "NCHW"
-
-        /** What a bundle is, by the layout of what its model gives. */
-        val KINDS = mapOf(CLIP to "video_decoder", IMAGE to "image_decoder")
+        /** What a bundle is, by the layout of what its model gives: floats, or interleaved rows of 8-bit RGBA. */
+        val KINDS = mapOf(
+            "NCTHW" to "video_decoder", "NCHW" to "image_decoder", "NTHWC" to "video_decoder", "NHWC" to "image_decoder",
+        )
         const val FLOAT32 = "float32"
         const val FLOAT16 = "float16"
 
@@ -90,7 +93,7 @@ class Manifest private constructor(
             val kind = tree["kind"]
             if (kind !in KINDS.values) {
                 throw BundleError(
-                    BundleError.Kind.VERSION, "$source has kind $kind; this app understands ${KINDS.values.joinToString()}.",
+                    BundleError.Kind.VERSION, "$source has kind $kind; this app understands ${KINDS.values.distinct().joinToString()}.",
                 )
             }
             val faults = ArrayList<String>()
@@ -132,8 +135,8 @@ class Manifest private constructor(
                 TensorSpec(
                     name = field("name").word(),
                     shape = field("shape").shape(),
-                    dtype = field("dtype").dtype(),
-                    layout = field("layout").choice(CLIP, IMAGE),
+                    dtype = field("dtype").choice(FLOAT32, FLOAT16, UINT8),
+                    layout = field("layout").choice(*KINDS.keys.toTypedArray()),
                     // A range of one or three numbers is a fault that `disagreements` finds, as a turned one.
                     range = field("range").orNull { range -> range.list(2) { it.number() } }
                         ?.let { if (it.size == 2) it[0] to it[1] else 0.0 to 0.0 },
@@ -184,7 +187,7 @@ class Manifest private constructor(
                     }
                 },
                 inputDtype = field("input_dtype").dtype(),
-                outputDtype = field("output_dtype").dtype(),
+                outputDtype = field("output_dtype").choice(FLOAT32, FLOAT16, UINT8, INT32),
                 stream = field("stream").ifPresent { it.streamPlan() },
             )
         }
@@ -226,13 +229,20 @@ class Manifest private constructor(
                             )
                         }
                     }
+                    if (side != "outputs" || !spec.isWhollyPixels()) pixelFault(spec)?.let { add("$side[$index].$it") }
                     if (spec.range != null && spec.range.first >= spec.range.second) {
                         add("$side[$index].range: wanted [lowest, highest]")
                     }
                 }
             }
+            val isPixels = manifest.outputs.any { it.isPixels }
+            val allowed = if (isPixels) listOf(UINT8, INT32) else listOf(FLOAT32, FLOAT16)
             manifest.artifacts.forEachIndexed { index, artifact ->
                 val at = "artifacts[$index]"
+                if (artifact.outputDtype !in allowed) {
+                    add("$at.output_dtype: ${artifact.outputDtype}, wanted ${allowed.joinToString(" or ")} for these outputs")
+                }
+                if (isPixels && artifact.stream != null) add("$at.stream: frames of a streamed artefact are floats, not pixels")
                 if (artifact.tolerance.maxAbs == null && artifact.tolerance.minPsnrDb == null) {
                     add("$at.tolerance: max_abs and min_psnr_db are both null: nothing would be checked")
                 }
@@ -245,6 +255,16 @@ class Manifest private constructor(
             for (outer in paths) {
                 paths.filter { it.startsWith("$outer/") }.forEach { add("path: $it lies inside $outer") }
             }
+        }
+
+        private fun TensorSpec.isWhollyPixels() =
+            isPixels && layout.endsWith("C") && shape.last() == 4L && range == 0.0 to 255.0
+
+        /** Of a spec that is not wholly 8-bit RGBA, or no output: null where nothing of it is. */
+        private fun pixelFault(spec: TensorSpec): String? {
+            if (!spec.isPixels && !spec.layout.endsWith("C")) return null
+            return "layout: ${spec.dtype} ${spec.layout} ${spec.shape}; 8-bit RGBA is an output of dtype uint8, layout NTHWC " +
+                "or NHWC, 4 channels and range [0, 255]"
         }
 
         private fun methodFaults(artifact: Artifact, manifest: Manifest): List<String> = buildList {

@@ -9,7 +9,7 @@ import java.util.TimeZone
  * Told of every timed run: its outputs, in the order of the specs, and what it took. False ends the measurement. Of a
  * streamed artefact there are no outputs: its frames are thrown away as they come.
  */
-typealias RunListener = (outputs: List<FloatArray>, latencyNs: Long) -> Boolean
+typealias RunListener = (outputs: List<Output>, latencyNs: Long) -> Boolean
 
 /**
  * Measures an artefact on the golden inputs of one shape: rounds of load, first run, warm-up and timed runs, raw. Then
@@ -68,7 +68,7 @@ fun ModelBundle.measure(
 fun ModelBundle.replay(artifact: Manifest.Artifact, open: (String?) -> VideoDecoder): List<Parity> = shapes.flatMap { shape ->
     val golden = golden(shape)
     val outputs = open(shape).use { decoder -> decoder.run(manifest.inputs.map { golden.inputs.getValue(it.name) }) }
-    manifest.outputs.zip(outputs) { spec, output -> Parity.of(spec, shape, output, golden.outputs.getValue(spec.name)) }
+    manifest.outputs.zip(outputs) { spec, output -> Parity.of(spec, shape, output.floats, golden.outputs.getValue(spec.name)) }
 }
 
 /** A profile of one subject of this bundle. */
@@ -96,7 +96,7 @@ private fun ModelBundle.subject(artifact: Manifest.Artifact, shape: String?): Pr
         label = artifact.name, role = "student", bundle = 0, artifact = artifact.name, target = artifact.target,
         runtime = artifact.runtime, runtimeVersion = null, precision = artifact.precision, sha256 = artifact.sha256,
         sizeBytes = artifact.sizeBytes, method = method.name, inputShapes = method.inputs,
-        outputShapes = method.outputs, unit = "frame", unitsPerRun = method.framesPerRun, promptTokens = null,
+        outputShapes = method.outputs, unit = "frame", unitsPerRun = manifest.outputs.first().frames(method.outputs.first()), promptTokens = null,
         threads = null, computeUnitsAsked = null, computeUnitsObserved = null,
         tolerance = Profile.Limits(artifact.tolerance.maxAbs, artifact.tolerance.minPsnrDb), rounds = emptyList(),
         parity = null, error = null,
@@ -135,7 +135,7 @@ private class RoundRecorder(private val meter: Meter) : AutoCloseable {
         return true
     }
 
-    private fun once(decoder: VideoDecoder, inputs: List<FloatArray>, first: (Long) -> Unit = {}): List<FloatArray> {
+    private fun once(decoder: VideoDecoder, inputs: List<FloatArray>, first: (Long) -> Unit = {}): List<Output> {
         if (decoder !is StreamedDecoder) return decoder.run(inputs)
         first(decoder.throwAway(inputs))
         return emptyList()

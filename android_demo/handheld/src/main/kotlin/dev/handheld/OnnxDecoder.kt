@@ -11,8 +11,10 @@ import java.nio.ByteOrder
 import java.nio.FloatBuffer
 import java.nio.ShortBuffer
 
-/** One graph, a `.onnx` file or a folder of `model.onnx` and its weights, on the CPU. */
-private class OnnxGraph(path: File, val name: String, asked: Int?, isSegment: Boolean) : AutoCloseable {
+/** One graph, a `.onnx` file or a file of that name in a folder with its weights, on the CPU. */
+private class OnnxGraph(
+    path: File, val name: String, asked: Int?, isSegment: Boolean, file: String = "model.onnx",
+) : AutoCloseable {
     val environment: OrtEnvironment = guarded("load") { OrtEnvironment.getEnvironment() }
     val version: String? = environment.version
     val threads: Long = (asked ?: Runtime.getRuntime().availableProcessors()).toLong()
@@ -27,7 +29,7 @@ private class OnnxGraph(path: File, val name: String, asked: Int?, isSegment: Bo
             options.addConfigEntry("session.force_spinning_stop", "1")
             // Segments take turns: the threads of one would spin while the next one computes.
             if (isSegment) options.addConfigEntry("session.intra_op.allow_spinning", "0")
-            environment.createSession((if (path.isDirectory) File(path, "model.onnx") else path).path, options)
+            environment.createSession((if (path.isDirectory) File(path, file) else path).path, options)
         }
     }
 
@@ -44,11 +46,15 @@ private class OnnxGraph(path: File, val name: String, asked: Int?, isSegment: Bo
 
 /** Inputs and outputs go by name. */
 internal class OnnxDecoder(private val source: DecoderSource, override val computeUnits: String) : VideoDecoder {
-    private val graph = OnnxGraph(source.bundle.locate(source.artifact.path), source.artifact.name, source.threads, false)
+    private val graph = OnnxGraph(
+        source.bundle.locate(source.artifact.path), source.artifact.name, source.threads, false,
+        // Each further shape is a graph of its own over the same weights.
+        if (source.method == source.artifact.methods.first()) "model.onnx" else "${source.method.name}.onnx",
+    )
     override val runtimeVersion: String? = graph.version
     override val threads: Long = graph.threads
 
-    override fun run(inputs: List<FloatArray>): List<FloatArray> = graph.guarded("run") {
+    override fun run(inputs: List<FloatArray>): List<Output> = graph.guarded("run") {
         val manifest = source.bundle.manifest
         val tensors = LinkedHashMap<String, OnnxTensor>()
         try {
@@ -56,7 +62,7 @@ internal class OnnxDecoder(private val source: DecoderSource, override val compu
                 tensors[spec.name] = tensor(inputs[index], source.method.inputs[index].toLongArray())
             }
             graph.session.run(tensors, manifest.outputs.map { it.name }.toSet()).use { result ->
-                val outputs = result.associate { (name, value) -> name to floats(value as OnnxTensor) }
+                val outputs = result.associate { (name, value) -> name to output(value as OnnxTensor) }
                 manifest.outputs.map { spec -> outputs.getValue(spec.name) }
             }
         } finally {
@@ -76,9 +82,10 @@ internal class OnnxDecoder(private val source: DecoderSource, override val compu
         return OnnxTensor.createTensor(graph.environment, halves, shape, OnnxJavaType.FLOAT16)
     }
 
-    private fun floats(tensor: OnnxTensor): FloatArray {
+    private fun output(tensor: OnnxTensor): Output {
+        if (tensor.info.type == OnnxJavaType.UINT8) return Output(tensor.byteBuffer)
         val buffer = tensor.floatBuffer // of fp16 tensors too: the library widens them
-        return FloatArray(buffer.remaining()).also { buffer.get(it) }
+        return Output(FloatArray(buffer.remaining()).also { buffer.get(it) })
     }
 }
 

@@ -9,7 +9,7 @@ import java.nio.ByteBuffer
 import java.nio.ByteOrder
 
 /**
- * A safetensors file with tensors of fp32 and fp16. Every offset is checked before anything is read or allocated.
+ * A safetensors file with tensors of fp32, fp16 and bytes. Every offset is checked before anything is read or allocated.
  *
  * Throws [BundleError] TENSORS for a file that is not one (a tensor that does not lie in it, overlaps another, leaves a
  * hole or has a size that is not its shape's), MISSING for one that cannot be read. `name` is for messages.
@@ -56,6 +56,8 @@ class Safetensors(file: File, private val name: String) : Closeable {
             val piece = bytes(dataStart + found.start + done.toLong() * bytesEach, take * bytesEach)
             if (bytesEach == 4) {
                 piece.asFloatBuffer().get(values, done, take)
+            } else if (bytesEach == 1) {
+                for (index in 0 until take) values[done + index] = (piece.get(index).toInt() and 0xFF).toFloat()
             } else {
                 for (index in 0 until take) values[done + index] = halfToFloat(piece.getShort(2 * index))
             }
@@ -127,7 +129,7 @@ class Safetensors(file: File, private val name: String) : Closeable {
         /** Golden files name a handful of tensors: far below the 100 MB that the format allows. */
         const val LARGEST_HEADER = 16L shl 20
         const val PIECE = 1 shl 18
-        val DTYPES = mapOf("F32" to Manifest.FLOAT32, "F16" to Manifest.FLOAT16)
-        val BYTES = mapOf(Manifest.FLOAT32 to 4, Manifest.FLOAT16 to 2)
+        val DTYPES = mapOf("F32" to Manifest.FLOAT32, "F16" to Manifest.FLOAT16, "U8" to Manifest.UINT8)
+        val BYTES = mapOf(Manifest.FLOAT32 to 4, Manifest.FLOAT16 to 2, Manifest.UINT8 to 1)
     }
 }

@@ -8,7 +8,7 @@ class StreamedDecoder(
     override val threads: Long? get() = stream.threads
 
     /** The clip as a whole, as every decoder gives it. */
-    override fun run(inputs: List<FloatArray>): List<FloatArray> {
+    override fun run(inputs: List<FloatArray>): List<Output> {
         val shape = method.outputs.single()
         val frames = FloatArray(shape.fold(1L, Long::times).toInt())
         var done = 0
@@ -16,7 +16,7 @@ class StreamedDecoder(
             made.copyInto(frames, shape[2].toInt(), done)
             done += made.count
         }
-        return listOf(frames)
+        return listOf(Output(frames))
     }
 
     /** Decodes the clip and throws its frames away as they come; gives the nanoseconds to the first one. */

@@ -4,7 +4,7 @@ import java.io.Closeable
 import java.io.File
 
 /**
- * A loaded artefact in one shape: inputs in, outputs out, in the order of the bundle's specs, row-major fp32.
+ * A loaded artefact in one shape: inputs in, outputs out, in the order of the bundle's specs, row-major. Inputs are fp32.
  *
  * One call at a time, from any thread. Implementations throw [DecoderError] where the runtime refuses.
  */
@@ -18,7 +18,7 @@ interface VideoDecoder : Closeable {
     /** Where the artefact asks to run, in the runtime's words. */
     val computeUnits: String
 
-    fun run(inputs: List<FloatArray>): List<FloatArray>
+    fun run(inputs: List<FloatArray>): List<Output>
 }
 
 /** What a runtime says when it cannot load or run an artefact. */
@@ -75,7 +75,7 @@ fun ModelBundle.open(
 /** Converts the first input, the latents, before each run. */
 internal class ConvertingDecoder(private val decoder: VideoDecoder, private val convert: (FloatArray) -> FloatArray) :
     VideoDecoder by decoder {
-    override fun run(inputs: List<FloatArray>): List<FloatArray> =
+    override fun run(inputs: List<FloatArray>): List<Output> =
         decoder.run(listOf(convert(inputs.first())) + inputs.drop(1))
 }
 

@@ -56,12 +56,12 @@ class LatentsTest {
             override val threads: Long? = null
             override val computeUnits = "cpu"
 
-            override fun run(inputs: List<FloatArray>) = inputs
+            override fun run(inputs: List<FloatArray>) = inputs.map { Output(it) }
 
             override fun close() = Unit
         }
         val decoder = ConvertingDecoder(inner) { plain.taken(it, shape, LatentKind.NORMALISED) }
-        assertContentEquals(floatArrayOf(1.25f, 1.5f, 2.75f, 3f), decoder.run(listOf(values)).single())
+        assertContentEquals(floatArrayOf(1.25f, 1.5f, 2.75f, 3f), decoder.run(listOf(values)).single().floats)
     }
 
     @Test

@@ -27,10 +27,10 @@ class MeasurementTest {
         private val golden = bundle.golden(shape)
         private var runs = 0
 
-        override fun run(inputs: List<FloatArray>): List<FloatArray> {
+        override fun run(inputs: List<FloatArray>): List<Output> {
             if (runs++ == failAt) throw DecoderError("no more")
             assertTrue(inputs.single().contentEquals(golden.inputs.getValue("latents")))
-            return listOf(golden.outputs.getValue("frames"))
+            return listOf(Output(golden.outputs.getValue("frames")))
         }
 
         override fun close() {

@@ -1,5 +1,6 @@
 package dev.handheld
 
+import java.nio.ByteBuffer
 import kotlin.math.abs
 import kotlin.math.nextDown
 import kotlin.math.nextUp
@@ -49,6 +50,20 @@ class NumbersTest {
         val image = Frames(floatArrayOf(-1f, 1f, 0f, 5f, -1f, -1f), listOf(1, 3, 1, 2)) // two pixels: R, R, G, G, B, B
         assertEquals(listOf(1, 1, 2), listOf(image.count, image.height, image.width))
         assertContentEquals(intArrayOf(0xFF008000.toInt(), 0xFFFFFF00.toInt()), image.argb(0))
+    }
+
+    @Test
+    fun pixelsAreShownAsTheyAre() {
+        val bytes = ByteArray(2 * 1 * 2 * 4) { (16 * it).toByte() } // two frames of two pixels
+        val output = Output(ByteBuffer.wrap(bytes))
+        val frames = Frames(output, listOf(1, 2, 1, 2, 4))
+        assertEquals(listOf(2, 1, 2), listOf(frames.count, frames.height, frames.width))
+        assertEquals(ByteBuffer.wrap(bytes, 8, 8), frames.rgba(1))
+        assertContentEquals(intArrayOf(0xFF8090A0.toInt(), 0xFFC0D0E0.toInt()), frames.argb(1))
+        assertEquals(240f, output.floats.last())
+        assertEquals(1, Frames(output, listOf(1, 2, 2, 4)).count)
+        assertNull(Frames(floatArrayOf(0f, 0f, 0f), listOf(1, 3, 1, 1)).rgba(0))
+        assertFailsWith<BundleError> { Frames(output, listOf(1, 4, 2, 2)) }
     }
 
     @Test

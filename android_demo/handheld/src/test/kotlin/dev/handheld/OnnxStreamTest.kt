@@ -13,7 +13,7 @@ import kotlin.test.assertTrue
 import org.junit.Assume.assumeTrue
 
 /**
- * Streamed artefacts in ONNX Runtime itself, as `check/streams.py` exports them: the folder in the property
+ * Artefacts in ONNX Runtime itself, most of them streamed, as `check/streams.py` exports them: the folder in the property
  * `handheld.streams`, with what the model makes of clips of other lengths in `clips.safetensors`.
  */
 class OnnxStreamTest {
@@ -40,6 +40,25 @@ class OnnxStreamTest {
             assertEquals(2, parity.size)
             for (one in parity) assertNull(one.fault(artifact.tolerance), name)
         }
+    }
+
+    @Test
+    fun everyShapeAndFramesOfBytesAreMet() {
+        for ((name, shapes) in mapOf("shapes" to 2, "pixels" to 1)) {
+            val bundle = bundle(name)
+            val artifact = bundle.onnx()
+            val parity = bundle.replay(artifact) { shape -> bundle.open(artifact, shape, threads = 1) }
+            assertEquals(shapes, parity.size)
+            for (one in parity) assertNull(one.fault(artifact.tolerance), name)
+        }
+        val bundle = bundle("pixels")
+        val shape = bundle.onnx().methods.single().outputs.single()
+        val output = bundle.open(bundle.onnx(), threads = 1).use { it.run(listOf(bundle.golden().inputs.values.single())) }.single()
+        val frames = Frames(output, shape)
+        assertEquals(bundle.manifest.outputs.single().frames(shape), frames.count.toLong())
+        val bytes = assertNotNull(frames.rgba(frames.count - 1))
+        assertEquals(4 * frames.width * frames.height, bytes.remaining())
+        assertEquals(0xFF.toByte(), bytes.get(3), "alpha")
     }
 
     @Test

@@ -55,7 +55,10 @@ class SharedBundlesTest {
         assertEquals(listOf(null, "longer"), assertGolden("good").shapes)
         val image = assertGolden("image_taken")
         assertEquals(listOf<String?>(null), image.shapes)
-        assertEquals(1, image.manifest.artifacts.first().methods.single().framesPerRun)
+        assertEquals(1, image.manifest.outputs.first().frames(image.manifest.artifacts.first().methods.single().outputs.first()))
+        val pixels = assertGolden("pixels_taken").manifest.outputs.first()
+        assertTrue(pixels.isPixels)
+        assertEquals(3, pixels.frames(listOf(1, 3, 4, 5, 4)))
     }
 
     private fun assertGolden(name: String): ModelBundle {

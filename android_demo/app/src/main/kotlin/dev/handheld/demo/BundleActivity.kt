@@ -152,13 +152,14 @@ class BundleActivity : Activity() {
         measure.text = getString(R.string.stop)
         measure.isEnabled = true
         val meter = AndroidMeter(this)
-        val method = artefact.methods.first()
+        val shape = artefact.methods.first().outputs.first()
+        val count = bundle.manifest.outputs.first().frames(shape)
         work.run({
             val subject = bundle.measure(artefact, SETTINGS, meter) { outputs, latencyNs ->
-                val frames = outputs.firstOrNull()?.let { Frames(it, method.outputs.first()) }
+                val frames = outputs.firstOrNull()?.let { Frames(it, shape) }
                 work.show {
                     frames?.let(player::show)
-                    tell(method.framesPerRun, latencyNs)
+                    tell(count, latencyNs)
                 }
                 running
             }

@@ -48,7 +48,10 @@ class FramePlayer(private val view: ImageView) {
     private fun draw() {
         val clip = frames ?: return
         at = (at + 1) % clip.count
-        bitmap?.setPixels(clip.argb(at, pixels), 0, clip.width, 0, 0, clip.width, clip.height)
+        val bytes = clip.rgba(at)
+        // 8-bit RGBA is as the bitmap has it in memory.
+        if (bytes != null) bitmap?.copyPixelsFromBuffer(bytes)
+        else bitmap?.setPixels(clip.argb(at, pixels), 0, clip.width, 0, 0, clip.width, clip.height)
         view.invalidate()
     }
 
