@@ -15,14 +15,12 @@ from typing import Any
 
 from torch import fx
 
-from ..graph.limits import aten
 from ..graph.nodes import is_call, shape_of
+from ..graph.ops import RESHAPES, aten
 
+# What decomposition leaves of matmul, linear and reshape; other graphs hold none of these.
 _PRODUCTS = (aten.mm.default, aten.bmm.default)
-_SAME_ORDER = (
-    *(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.clone.default, aten.alias.default),
-    *(aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims),
-)
+_SAME_ORDER = (*RESHAPES, aten._unsafe_view.default, aten.clone.default)
 
 
 def protect_products(program: Any) -> int:
