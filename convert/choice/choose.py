@@ -57,7 +57,7 @@ class Choice:
         table = self.costs()
         places: list[tuple[fx.Node, list[_Estimate]]] = []
         refused: list[Refusal] = []
-        live = _live(graph.module)
+        live = live_without(graph.module)
         known: dict[tuple[str, str], _Cost] = {}  # layers of the same shapes cost the same
         for node in graph.module.graph.nodes:
             found = [e for option in self.options if (e := _estimate(option, node, table, live[node], known))]
@@ -187,7 +187,7 @@ class _Taken:
 def _held_bytes(estimates: Sequence[_Estimate]) -> int:
     """What a runtime holds at the fullest of the places: see `_HELD_PER_LIVE`."""
     most_live = max((estimate.live_bytes for estimate in estimates), default=0)
-    return sum(estimate.weight_bytes for estimate in estimates) + _HELD_PER_LIVE * most_live
+    return held_bytes(sum(estimate.weight_bytes for estimate in estimates), most_live)
 
 
 def _plainest(found: Sequence[_Estimate]) -> _Estimate:
@@ -225,13 +225,17 @@ def _estimate(
 
 
 def _cost(rewrite: Rewrite, scratch: fx.GraphModule, root: fx.Node, table: CostTable) -> _Cost:
-    before = _live(scratch)[root]
+    before = live_without(scratch)[root]
+    _substitute(rewrite, scratch, root)
+    more = max(live_without(scratch).values()) - before
+    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch), more)
+
+
+def _substitute(rewrite: Rewrite, scratch: fx.GraphModule, root: fx.Node) -> None:
     match = rewrite.match(root)
     assert match is not None, f"{rewrite.name} does not match {root.name} taken by itself"
     rewrite.substitute(Graph(scratch), match)
     scratch.graph.eliminate_dead_code()
-    more = max(_live(scratch).values()) - before
-    return _Cost(table.total_ns(scratch.graph.nodes), weight_bytes(scratch), more)
 
 
 def _signature(graph: fx.Graph) -> str:
@@ -250,12 +254,33 @@ def _signature(graph: fx.Graph) -> str:
     )
 
 
-def _live(module: fx.GraphModule) -> dict[fx.Node, int]:
+def held_with(rewrite: Rewrite, match: tuple[fx.Node, ...], live: int) -> tuple[int, int]:
+    """What a place takes once a rewrite is applied: most bytes of activations live, and bytes of weights more.
+
+    live: bytes of activations that are live at its root without it.
+    """
+    graph, constants, root = _isolated(match[0], match)
+    scratch = fx.GraphModule(constants, graph)
+    before, weights = live_without(scratch)[root], weight_bytes(scratch)
+    _substitute(rewrite, scratch, root)
+    return live + max(live_without(scratch).values()) - before, weight_bytes(scratch) - weights
+
+
+def held_bytes(weights: int, live: int) -> int:
+    """What a runtime holds of so many bytes of weights and live activations."""
+    return weights + _HELD_PER_LIVE * live
+
+
+def live_without(module: fx.GraphModule) -> dict[fx.Node, int]:
+    """Bytes of activations that are live while each node runs, between two rewrites."""
     return live_bytes(module, lifetimes(module, inputs_stay=False, free_layouts=True))
 
 
-def _isolated(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
-    """A copy of an op in a graph of its own, with the ops that cut and join its frames; constants have no data."""
+def _isolated(root: fx.Node, match: Collection[fx.Node] = ()) -> tuple[fx.Graph, nn.Module, fx.Node]:
+    """A copy of an op in a graph of its own, with the ops that cut and join its frames; constants have no data.
+
+    match: other ops to copy with it.
+    """
     graph, holder = fx.Graph(), nn.Module()
     copies: dict[fx.Node, fx.Node] = {}
 
@@ -266,7 +291,7 @@ def _isolated(root: fx.Node) -> tuple[fx.Graph, nn.Module, fx.Node]:
             name = f"constant_{len(copies)}"
             holder.register_buffer(name, torch.empty_like(node.meta["val"], device="meta"))
             made = graph.get_attr(name)
-        elif node is root or is_call(node, *_ASSEMBLY):
+        elif node is root or node in match or is_call(node, *_ASSEMBLY):
             for x in node.all_input_nodes:
                 copy(x)
             made = graph.node_copy(node, copies.__getitem__)

@@ -13,6 +13,7 @@ from handheld.runtime.session.ort import MODEL, model_of
 
 from ..choice.choose import Choice
 from ..choice.costs import shipped_table
+from ..choice.sparing import sparing
 from ..graph.rewrite import GraphPass, Rewrite
 from ..pixels import output_dtype
 from ..quiet import quiet
@@ -50,10 +51,10 @@ def _rewrites(*convolutions: GraphPass, half: bool = False) -> tuple[GraphPass, 
     """The list, with what 3D convolutions become."""
     return (
         # Multi-op patterns first, while the ops that they are made of are still there.
-        *first(half=half),
+        *first(half=half, norms=True),
         interleave_frames.REWRITE,
         pixel_shuffle.FRAMES,
-        upsample_conv.PARTS,
+        sparing(upsample_conv.PARTS),
         *convolutions,
         # Everything else that is still of rank 5.
         pad_frames.REWRITE,

@@ -50,6 +50,7 @@ REWRITES = (
     conv_stacked.CONV2D,
     conv_stacked.CONV3D,
     depth_to_space.REWRITE,
+    group_norm.CLIPS,
     group_norm.PLAIN,
     group_norm.SAFE,
     group_norm.SAFE_STACKED,

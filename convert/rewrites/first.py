@@ -24,14 +24,17 @@ from . import (
 )
 
 
-def first(*, half: bool = False, stacked: bool = False) -> tuple[Rewrite, ...]:
+def first(*, half: bool = False, stacked: bool = False, norms: bool = False) -> tuple[Rewrite, ...]:
     """The list.
 
     Args:
         half: for computation in fp16, in which norms need a form that neither overflows nor underflows.
         stacked: for runtimes that take a clip as one tall picture, not with frames as a batch.
+        norms: for runtimes with a group norm of their own for pictures, which is taken in fp32.
     """
-    if stacked:
+    if norms and not half:
+        groups = group_norm.CLIPS
+    elif stacked:
         groups = group_norm.SAFE_STACKED if half else group_norm.STACKED
     else:
         groups = group_norm.SAFE if half else group_norm.PLAIN

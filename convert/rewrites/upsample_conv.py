@@ -4,8 +4,7 @@
 
 `REWRITE`  after    pixel_shuffle(conv2d(x; W' (4*O, C, k', k'), b'), 2)
 
-`PARTS`    after    z = conv2d(x; W" (4*O, C, n, n), b")             n = 2 and one row and column more for k = 3
-                    parts = z[:, O channels of p and q, H rows from p's first, W columns from q's first]
+`PARTS`    after    part p, q = conv2d(pad(x); W" (O, C, n, n), b)   n = 2 for k = 3, p and q in 0, 1
                     pixel_shuffle(the four parts, channel by channel, 2)
 
 Of a doubled picture the rows 2h and 2h+1 are equal. The tap t of an output row 2h+p therefore meets row
@@ -17,6 +16,7 @@ Zeros around the doubled picture are zeros around x.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor, fx, nn
@@ -89,10 +89,12 @@ def _meetings(size: int) -> Tensor:
     return meets
 
 
-def _starts(size: int) -> tuple[int, int]:
-    """The first row that each of the two output rows meets, against the row that they are made of."""
+def _part(size: int, p: int) -> tuple[int, int, Tensor]:
+    """Of the output rows 2h + p: rows of zeros before and behind the input, and M (k', k) as in `_meetings`."""
     half = size // 2
-    return -half // 2, (1 - half) // 2
+    reach = (half + 1) // 2
+    first, last = (p - half) // 2, (p + half) // 2
+    return -first, last, _meetings(size)[p, first + reach : last + reach + 1]
 
 
 def _replace_by_parts(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
@@ -100,27 +102,17 @@ def _replace_by_parts(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
     x, weight, bias = doubling.args[0], graph.value(conv.args[1]), argument(conv, 2)
     n, _, h, w = shape_of(x)
     out = weight.shape[0]
-    kernels = []
-    for size in weight.shape[-2:]:
-        meetings, reach = _meetings(size), (size // 2 + 1) // 2
-        count = size // 2 // 2 - _starts(size)[0] + 1
-        kernels.append(
-            torch.stack(
-                [meetings[p, start + reach : start + reach + count] for p, start in enumerate(_starts(size))]
-            )
-        )
-    parts = torch.einsum("ocst,pms,qnt->pqocmn", weight.double(), *kernels).flatten(0, 2).to(weight.dtype)
-    if bias is not None:
-        bias = graph.constant(graph.value(bias).repeat(4))
-    starts = [_starts(size) for size in weight.shape[-2:]]
-    padding = [-first for first, _ in starts]
-    z = graph.call(aten.conv2d.default, x, graph.constant(parts), bias, [1, 1], padding, [1, 1], 1)
     pieces = []
-    for i in range(4):
-        piece = graph.call(aten.slice.Tensor, z, 1, i * out, (i + 1) * out)
-        for axis, length, phase in ((2, h, i // 2), (3, w, i % 2)):
-            first = starts[axis - 2][phase] + padding[axis - 2]
-            piece = graph.call(aten.slice.Tensor, piece, axis, first, first + length)
+    for p, q in product(range(2), range(2)):
+        (above, below, rows), (left, right, columns) = (
+            _part(size, i) for size, i in zip(weight.shape[-2:], (p, q))
+        )
+        part = torch.einsum(
+            "ocst,ms,nt->ocmn", weight.double(), rows.to(weight.device), columns.to(weight.device)
+        ).to(weight.dtype)
+        pads = [left, right, above, below]
+        padded = graph.call(aten.constant_pad_nd.default, x, pads, 0.0) if any(pads) else x
+        piece = graph.call(aten.conv2d.default, padded, graph.constant(part), bias, [1, 1], [0, 0], [1, 1], 1)
         pieces.append(graph.call(aten.reshape.default, piece, [n, out, 1, h, w]))
     joined = graph.call(aten.reshape.default, graph.call(aten.cat.default, pieces, 2), [n, 4 * out, h, w])
     return graph.call(aten.pixel_shuffle.default, joined, 2)

@@ -160,10 +160,11 @@ def faults(target: Target, precision: str, found: dict[str, Distance]) -> dict[s
 def lowerings() -> list[tuple[str, str, tuple[Rewrite, ...]]]:
     """Each target and floating-point precision with the rewrites of it that no earlier one of the target had."""
     rows = []
+    plain = {rewrite.name: rewrite for rewrite in REWRITES}  # a target may apply one at some places only
     for target in TARGETS.values():
         seen: set[str] = set()
         for name, precision in target.precisions.items():
-            new = tuple(r for r in rewrites_of(precision.rewrites) if r.name not in seen)
+            new = tuple(plain[r.name] for r in rewrites_of(precision.rewrites) if r.name not in seen)
             if new and name.startswith("fp"):
                 rows.append((target.name, name, new))
                 seen |= {rewrite.name for rewrite in new}
