@@ -69,9 +69,11 @@ class Report:
     """The JSON of a benchmark, written again after each result: an interrupted run keeps what it has.
 
     schema_version, command, created_utc, versions, device, settings, and the results under `key`.
+
+    append: begin with the results that the file has.
     """
 
-    def __init__(self, out: Path, key: str) -> None:
+    def __init__(self, out: Path, key: str, append: bool = False) -> None:
         self.out, self.key = out, key
         self.tree: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -80,6 +82,8 @@ class Report:
             "versions": versions(),
         }
         self.results: list[dict[str, Any]] = []
+        if append and out.is_file():
+            self.results = json.loads(out.read_text(encoding="utf-8"))[key]
 
     def add(self, result: dict[str, Any], profile: Profile) -> None:
         self.results.append(result)
