@@ -18,6 +18,7 @@ NEURAL_ENGINE = "Apple, Deploying Transformers on the Apple Neural Engine, 2022:
 
 _UNKNOWN = (
     aten.alias.default,
+    aten._upsample_nearest_exact2d.vec,
     aten.upsample_nearest3d.vec,
     aten.conv_transpose3d.input,
 )

@@ -6,6 +6,7 @@ an element of split, chunk or unbind                            ->  slice, resha
 stack                                                           ->  cat of reshapes
 repeat, repeat_interleave of an axis                            ->  cat
 cat([zeros, x], axis)                                           ->  pad(x)
+upsample_nearest_exact2d by whole factors                       ->  upsample_nearest2d, which is the same there
 permute that swaps two axes                                     ->  transpose
 clone, contiguous, alias, a cast or an expansion that changes nothing, dropout in eval mode   ->  x
 """
@@ -57,6 +58,9 @@ def _match(node: fx.Node) -> tuple[fx.Node, ...] | None:
         return (node,)
     if is_call(node, *_IDLE) and _is_idle(node):
         return (node,)
+    if is_call(node, aten._upsample_nearest_exact2d.vec):
+        high, wide = (after % before for after, before in zip(shape_of(node)[2:], shape_of(node.args[0])[2:]))
+        return None if high or wide else (node,)
     if is_call(node, aten.permute.default) and _swapped(node):
         return (node,)
     if is_call(node, aten.cat.default):
@@ -121,6 +125,8 @@ def _replace(graph: Graph, match: tuple[fx.Node, ...]) -> fx.Node:
         return graph.call(aten.cat.default, list(x), argument(node, 1) or 0)
     if is_call(node, *_IDLE) and _is_idle(node):
         return x
+    if is_call(node, aten._upsample_nearest_exact2d.vec):
+        return graph.call(aten.upsample_nearest2d.vec, *node.args, **node.kwargs)
     if is_call(node, aten.permute.default):
         return graph.call(aten.transpose.int, x, *_swapped(node))
     if is_call(node, *BINARY):
@@ -192,11 +198,18 @@ REWRITE = Rewrite(
         ),
         Case("swap", of(lambda x: x.permute(0, 2, 1, 3, 4) + 1), (1, 4, 3, 2, 5)),
         Case("copy", of(lambda x: x.clone() + 1), (1, 4, 3, 2, 5)),
+        Case("nearest-exact", of(lambda x: F.interpolate(x, scale_factor=3.0, mode="nearest-exact")), (3, 4, 2, 5)),
         Case("flat", of(lambda x: x.flatten(1, 2).unflatten(1, (2, 6))), (1, 4, 3, 2, 5), 2),
     ),
     # Memory formats, which a captured graph does not need; those of arithmetic are handed on.
     keeps_keywords=True,
     near_misses=(
+        Case(
+            "nearest-exact by halves",
+            of(lambda x: F.interpolate(x, scale_factor=1.5, mode="nearest-exact")),
+            (3, 4, 2, 4),
+            0,
+        ),
         Case("a real permutation", of(lambda x: x.permute(0, 2, 3, 4, 1)), (1, 4, 3, 2, 5), 0),
         Case("a real expansion", of(lambda x: x.expand(3, -1, -1)), (1, 4, 3), 0),
         Case("zeros by a constant pad", of(lambda x: F.pad(x, (1, 0))), (1, 4, 3), 0),

@@ -29,6 +29,10 @@ class ClipDecoder(nn.Module):
 
     decoder: nn.Module
 
+    def chunk_by_chunk(self, latents: Tensor) -> Tensor:
+        """As `forward`, in the memory of one chunk, where the family has chunks. `Teacher` decodes with it."""
+        return self(latents)
+
     def whole_clip(self, chunks: list[Tensor], latent_frames: int) -> Tensor:
         """One NCTHW tensor from what a module gave chunk by chunk over a clip of `latent_frames`."""
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=2)
@@ -140,7 +144,7 @@ class Teacher(nn.Module):
         """Frames of a whole clip, not clamped unless the family's decoder does. Raises ModelError for a shape
         that the latent space lacks."""
         self._check(latents, "latents", channels=self.spec.channels)
-        return self.decoder_module()(latents)
+        return self.decoder_module().chunk_by_chunk(latents)
 
     @torch.no_grad()
     def decode_with_features(self, latents: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -160,7 +164,7 @@ class Teacher(nn.Module):
             decoder.get_submodule(path).register_forward_hook(record(tap)) for tap, path in self.taps.items()
         ]
         try:
-            frames = decoder(latents)
+            frames = decoder.chunk_by_chunk(latents)
         finally:
             for handle in handles:
                 handle.remove()
@@ -169,9 +173,9 @@ class Teacher(nn.Module):
     def decoder_module(self) -> ClipDecoder:
         """Latents to frames as a plain module for export, with this teacher's weights (shared, not copied).
 
-        LTX and Hunyuan decode a clip in one piece. CogVideoX and Wan decode it in chunks that hand caches on:
-        their exported graph repeats the decoder once per chunk (two latent frames and one latent frame), so
-        export those at short clips.
+        LTX, Hunyuan and Wan decode a clip in one piece, and Wan's declares its layers, so that it streams.
+        CogVideoX decodes in chunks of two latent frames that hand caches on: its exported graph repeats the
+        decoder once per chunk, so export it at short clips.
         """
         return self.info.decoder(self.vae).eval()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..latents import LatentSpec
+from ..layers import Layer
+from ..streaming import stream_frames
 from .base import STANDARD_TAPS, ClipDecoder, TeacherInfo
+from .wan_layers import layers_of
 
 
 class WanDecoder(ClipDecoder):
-    """One latent frame at a time: each causal convolution keeps its last two inputs in a cache. Frames are
-    clamped to [-1, 1], as diffusers does."""
+    """A whole clip at once, from the layers that it declares. `chunk_by_chunk` decodes one latent frame at a time
+    as diffusers does, with the same frames up to rounding. Frames are clamped to [-1, 1], as diffusers does."""
 
     post_quant_conv: nn.Module
 
@@ -24,8 +28,27 @@ class WanDecoder(ClipDecoder):
         self.decoder = vae.decoder
         self.patch_size = vae.config.patch_size or 1
         self.caches = sum(isinstance(module, WanCausalConv3d) for module in self.decoder.modules())
+        doubled = vae.config.temperal_downsample
+        self.spec = LatentSpec(
+            channels=vae.config.z_dim, spatial=2 ** len(doubled) * self.patch_size, temporal=2 ** sum(doubled)
+        )
+
+    streams = True
+
+    def layers(self) -> dict[str, Layer]:
+        """What the decoder computes, by the names of its modules."""
+        return layers_of(self.decoder, self.post_quant_conv, self.patch_size)  # type: ignore[arg-type]
+
+    def stream(self, latents: Tensor | Iterable[Tensor], *, chunk: int = 1, strips: int = 1) -> Iterator[Tensor]:
+        """Decode piece by piece; see `handheld.models.Decoder.stream`."""
+        return stream_frames(self, latents, chunk, strips)
 
     def forward(self, latents: Tensor) -> Tensor:
+        for layer in self.layers().values():
+            latents = layer(latents)
+        return latents
+
+    def chunk_by_chunk(self, latents: Tensor) -> Tensor:
         from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
         latents = self.post_quant_conv(latents)

@@ -116,6 +116,7 @@ CASES: dict[str, tuple[nn.Module | Callable[[Tensor], Tensor], tuple[int, ...]]]
     "pad with zeros, frames": (lambda x: F.pad(x, (1, 1, 1, 1)), FRAMES),
     "pad with zeros, clip": (lambda x: F.pad(x, (1, 1, 1, 1, 1, 1)), CLIP),
     "nearest": (lambda x: F.interpolate(x, scale_factor=2.0), FRAMES),
+    "nearest-exact": (lambda x: F.interpolate(x, scale_factor=2.0, mode="nearest-exact"), FRAMES),
     "nearest, clip": (lambda x: F.interpolate(x, scale_factor=(1.0, 2.0, 2.0)), CLIP),
     "bilinear": (lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"), FRAMES),
     "softmax over the last axis": (lambda x: x.softmax(-1), FRAMES),

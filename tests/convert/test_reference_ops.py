@@ -48,6 +48,18 @@ def conv_same(x: Tensor, lower: bool) -> Tensor:
 CASES = [
     case("abs", lambda mb, x: mb.abs(x=x), torch.abs),
     case("add", lambda mb, x, y: mb.add(x=x, y=y), torch.add, CLIP, (4, 1, 7), label="broadcast"),
+    case(
+        "batch_norm",
+        lambda mb, x: mb.batch_norm(
+            x=x,
+            mean=BETA.numpy(),
+            variance=GAMMA.numpy() ** 2,
+            gamma=GAMMA.numpy(),
+            beta=BETA.numpy(),
+            epsilon=1e-3,
+        ),
+        lambda x: F.batch_norm(x, BETA, GAMMA**2, GAMMA, BETA, eps=1e-3),
+    ),
     case("cast", lambda mb, x: mb.cast(x=x, dtype="int32"), lambda x: x.trunc().int(), label="towards zero"),
     case("cast", lambda mb, x: mb.cast(x=x, dtype="fp16"), lambda x: x.half().float(), label="rounds"),
     case("clip", lambda mb, x: mb.clip(x=x, alpha=-0.5, beta=0.25), lambda x: x.clamp(-0.5, 0.25)),

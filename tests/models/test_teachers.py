@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,6 +46,9 @@ WAN22_CONFIG = {
     "in_channels": 12,
     "out_channels": 12,
 }
+
+_NEW_IN_22 = ("is_residual", "patch_size", "in_channels", "out_channels")
+WAN21_CONFIG = {key: value for key, value in WAN22_CONFIG.items() if key not in _NEW_IN_22}
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +238,23 @@ def test_decoder_module_exports_and_computes_the_same(teacher: Callable[[str], T
     assert not any(key.startswith("encoder") for key in decoder.state_dict())
     exported = torch.export.export(decoder, (latents,))
     torch.testing.assert_close(exported.module()(latents), small.decode(latents), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [WAN21_CONFIG, WAN22_CONFIG], ids=["wan 2.1", "wan 2.2"])
+@pytest.mark.parametrize("latent_frames", [1, 4])
+def test_wans_declared_layers_are_its_chunks_and_stream_exactly(
+    config: dict[str, Any], latent_frames: int, save_vae: Callable[..., Path]
+) -> None:
+    wan = load_teacher("wan", save_vae("wan", **config), dtype=torch.float64)
+    decoder: Any = wan.decoder_module()
+    latents = torch.randn(wan.spec.latent_shape(frames=4 * latent_frames - 3, height=16, width=24)).double()
+    with torch.no_grad():
+        chunks = decoder.chunk_by_chunk(latents)
+        assert decoder.spec == wan.spec
+        assert (decoder(latents) - chunks).abs().max() < 1e-10
+    for strips in (1, 2):
+        streamed = torch.cat(list(decoder.stream(latents, strips=strips)), dim=2)
+        assert (streamed - chunks).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize(

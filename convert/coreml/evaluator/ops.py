@@ -151,6 +151,11 @@ def _layer_norm(a: Operands) -> Tensor:
     return x if beta is None else x + beta.reshape(shape)
 
 
+def _batch_norm(a: Operands) -> Tensor:
+    x, gamma, beta = a.tensor("x"), a.optional("gamma"), a.optional("beta")
+    return F.batch_norm(x, a.tensor("mean"), a.tensor("variance"), gamma, beta, eps=a.setting("epsilon"))
+
+
 def _attention(a: Operands) -> Tensor:
     query, key, value, mask = a.tensor("query"), a.tensor("key"), a.tensor("value"), a.optional("attn_mask")
     return F.scaled_dot_product_attention(query, key, value, mask)
@@ -271,6 +276,7 @@ def _upsample_nearest_neighbor(a: Operands) -> Tensor:
 OPS: dict[str, Function] = {
     "abs": _unary(torch.abs),
     "add": _binary(torch.add),
+    "batch_norm": _batch_norm,
     "cast": _cast,
     "clip": lambda a: a.tensor("x").clamp(a.setting("alpha"), a.setting("beta")),
     "concat": _concat,
