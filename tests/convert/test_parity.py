@@ -206,10 +206,19 @@ def lowered_cases() -> list[Any]:
     """Parameters: a lowering of `lowerings`, and how many cases of each rewrite.
 
     ExecuTorch takes seconds to lower a layer, and Core AI's target has the rewrites of Core ML's: there, one case
-    of each rewrite is for every day, and all are slow.
+    of each rewrite is for every day, and all are slow. Where another target of Core ML has the same rewrites, as
+    `ios` and `ios16` have, those of the first are for every day.
     """
     rows = []
+    known = set()
     for target, precision, rewrites in lowerings():
+        same = TARGETS[target].runtime, precision, tuple(rewrite.name for rewrite in rewrites)
+        if same in known and TARGETS[target].runtime == "coreml":
+            rows.append(
+                pytest.param(target, precision, rewrites, None, marks=pytest.mark.slow, id=f"{target}-{precision}")
+            )
+            continue
+        known.add(same)
         name, all_slow = f"{target}-{precision}", TARGETS[target].runtime in ("executorch", "coreai")
         marks = [pytest.mark.slow] if all_slow else []
         rows.append(pytest.param(target, precision, rewrites, None, id=name, marks=marks))
