@@ -40,7 +40,7 @@ _PUBLIC = {
     "ExportError": "handheld.convert",
     "read_bundle": "handheld.runtime.bundle",
     "open_session": "handheld.runtime.session",
-    "verify": "handheld.runtime.verify",
+    "verify": "handheld.verifying",
     "profile": "handheld.profiling",
     "RuntimeFailure": "handheld.runtime.errors",
 }

@@ -158,8 +158,7 @@ def profile_and_show(
     from handheld.profiling import profile, run_pictures, run_quality, unmeasured
     from handheld.runtime.profile_file import write_profile
     from handheld.runtime.report import write_report
-
-    from .verify import verdicts_of
+    from handheld.verifying import verify
 
     out.mkdir(parents=True, exist_ok=True)
     with bar("measuring") as update:
@@ -174,7 +173,7 @@ def profile_and_show(
             on_progress=update,
         )
     with status("Verifying"):
-        verdicts = verdicts_of(bundle)
+        verdicts = verify(bundle)
     _show(result)
     for name, why in unmeasured(bundle).items():
         say(f"{name} was not measured: {why}.")

@@ -42,41 +42,6 @@ def run(
         raise typer.Exit(2)
 
 
-def verdicts_of(bundle: Bundle, only: Sequence[str] | None = None) -> list[Verdict]:
-    """Verify a bundle: on its runtimes where they are, Core ML artefacts elsewhere by the reference evaluator."""
-    from handheld.runtime.verify import verify
-
-    verdicts = verify(bundle, only=only)
-    if all(v.status != "not verified" for v in verdicts):
-        return verdicts
-
-    from handheld.convert.coreml.evaluator import with_reference
-
-    return with_reference(bundle, verdicts)
-
-
-def _first_divergence(bundle: Bundle, verdict: Verdict) -> str:
-    """The op at which an artefact leaves its model, from the bundle's source opened again."""
-    from handheld.convert import TARGETS, ExportError
-    from handheld.convert.diagnose import RUNTIMES, first_divergence
-    from handheld.distill import DistillError
-    from handheld.models import ModelError
-    from handheld.runtime.errors import RuntimeFailure
-    from handheld.sources import reopened
-
-    artifact, provenance = verdict.artifact, bundle.manifest.provenance
-    if artifact.runtime not in RUNTIMES or artifact.stream is not None or artifact.target not in TARGETS:
-        return ""
-    try:
-        with status(f"Looking for the first op of {artifact.name} that diverges"):
-            opened = reopened(provenance)
-            if opened is None:
-                return "No op is named: the manifest does not say which source the bundle was exported from."
-            return first_divergence(bundle, artifact, TARGETS[artifact.target], opened.model)
-    except (ExportError, ModelError, DistillError, RuntimeFailure, OSError) as error:
-        return f"No op is named: {error}"
-
-
 def _golden_latents(bundle: Bundle) -> str:
     """What the golden input is. Random values stay where clamps and norms are harmless; real ones may not."""
     origin = str(bundle.manifest.provenance.get("golden_latents", "not recorded"))
@@ -89,8 +54,10 @@ def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[V
     """Verify a bundle, print the table and the reasons, and return the verdicts."""
     from rich.text import Text
 
+    from handheld.verifying import divergence, verify
+
     with status("Verifying"):
-        verdicts = verdicts_of(bundle, only)
+        verdicts = verify(bundle, only=only)
     style = {"pass": "green", "fail": "bold red", "not verified": "yellow"}
     table(
         f"Verification of {bundle.path}",
@@ -111,6 +78,9 @@ def verify_and_show(bundle: Bundle, only: Sequence[str] | None = None) -> list[V
     for v in verdicts:
         if v.reason:
             say(f"{v.artifact.name}: {v.reason}")
-        if v.status == "fail" and v.max_abs_error is not None and (where := _first_divergence(bundle, v)):
-            say(f"{v.artifact.name}: {where}")
+        if v.status == "fail" and v.max_abs_error is not None:
+            with status(f"Looking for the first op of {v.artifact.name} that diverges"):
+                where = divergence(bundle, v)
+            if where:
+                say(f"{v.artifact.name}: {where}")
     return verdicts
