@@ -31,6 +31,7 @@ from ..rewrites import (
 from ..rewrites.first import first
 from ..target import FP16_MIN_PSNR_DB, Job, Lowered, Precision, Target
 from .limits import limits
+from .weights import compressed
 
 # Multi-op patterns come first, while the ops that they are made of are still there.
 _AFTER: tuple[GraphPass, ...] = (
@@ -52,10 +53,6 @@ HALF_REWRITES: tuple[GraphPass, ...] = (*first(half=True), *_AFTER)
 
 # The function that Core ML runs where none is named.
 METHOD = "main"
-
-# Weights per tensor. Below this many, the table would be a large part of what it replaces, and coremltools' exact
-# one-dimensional k-means gives way to one that needs scikit-learn.
-_SMALLEST_COMPRESSED = 10_000
 
 FP32 = Precision(REWRITES, Tolerance(1e-3, "fp32 sums in another order, as on the other targets"))
 FP16 = Precision(
@@ -81,6 +78,12 @@ PRECISIONS = {
     "pal8": _compressed(8, 40, "54.2 dB on tiny, 48.8 on ltx"),
     "pal6": _compressed(6, 30, "42.2 dB on tiny, 37.0 on ltx"),
     "pal4": _compressed(4, 20, "30.1 dB on tiny, 26.1 on ltx"),
+}
+
+# Several tables a weight, one for each group of output channels, are an operation of iOS 18.
+GROUPED = {
+    "pal6g8": _compressed(6, 30, "43.1 dB on tiny"),
+    "pal4g8": _compressed(4, 20, "31.1 dB on tiny"),
 }
 
 
@@ -132,7 +135,7 @@ def _converted(deployment_target: str, job: Job, graph: fx.GraphModule, inputs: 
         outputs=[ct.TensorType(name=name, dtype=given) for name in job.output_names],
         skip_model_load=True,  # loading needs macOS
     )
-    return _with_small_weights(model, job.precision)
+    return compressed(model, job.precision)
 
 
 def _save_functions(deployment_target: str, job: Job, first: Any, folder: Path) -> None:
@@ -151,20 +154,6 @@ def _save_functions(deployment_target: str, job: Job, first: Any, folder: Path) 
     save_multifunction(functions, str(job.path))
 
 
-def _with_small_weights(model: Any, precision: str) -> Any:
-    """The model with its large weights quantised or palettised, as the precision says."""
-    import coremltools.optimize.coreml as optimize
-
-    least = _SMALLEST_COMPRESSED
-    if precision == "int8":
-        linear = optimize.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=least)
-        return optimize.linear_quantize_weights(model, optimize.OptimizationConfig(linear))
-    if precision.startswith("pal"):
-        table = optimize.OpPalettizerConfig(mode="kmeans", nbits=int(precision[3:]), weight_threshold=least)
-        return optimize.palettize_weights(model, optimize.OptimizationConfig(table))
-    return model
-
-
 def operations_of(model: Any) -> dict[str, int]:
     """How many operations of each kind an ML program has, constants apart."""
     functions = model.get_spec().mlProgram.functions
@@ -173,19 +162,20 @@ def operations_of(model: Any) -> dict[str, int]:
     return {kind: count for kind, count in sorted(kinds.items()) if kind != "const"}
 
 
-def _target(name: str, deployment_target: str, *, several_shapes: bool = False) -> Target:
+def _target(name: str, deployment_target: str, *, newest: bool = False) -> Target:
+    """`newest`: with what iOS 18 brought, grouped tables and several functions."""
     return Target(
         name=name,
         extra="ios",
         runtime="coreml",
         filename="decoder.mlpackage",
         packages=("coremltools",),
-        precisions=PRECISIONS,
+        precisions={**PRECISIONS, **GROUPED} if newest else PRECISIONS,
         lower=partial(lower, deployment_target),
         limits=limits,
         default_precision="fp16",
         method=METHOD,
-        several_shapes=several_shapes,
+        several_shapes=newest,
         streams=True,
         pixel_form="int32",
     )
@@ -194,4 +184,4 @@ def _target(name: str, deployment_target: str, *, several_shapes: bool = False) 
 # The oldest OS with compressed weights; what most phones have; the newest operations, and several functions.
 IOS16 = _target("ios16", "iOS16")
 TARGET = _target("ios", "iOS17")
-IOS18 = _target("ios18", "iOS18", several_shapes=True)
+IOS18 = _target("ios18", "iOS18", newest=True)
