@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import tempfile
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -321,9 +324,13 @@ def _check_calibration(calibration: Sequence[Tensor], examples: Sequence[Tensor]
 
 
 def _too_large_for_whole(model: nn.Module, latents: Tensor) -> bool:
+    return math.prod(_frames_shape(model, latents)) > _WHOLE_GOLDEN
+
+
+def _frames_shape(model: nn.Module, latents: Tensor) -> tuple[int, ...]:
     _, _, t, h, w = latents.shape
     spec = spec_of(model)
-    return 3 * spec.frames(t) * h * w * spec.spatial**2 > _WHOLE_GOLDEN
+    return 1, 3, spec.frames(t), h * spec.spatial, w * spec.spatial
 
 
 def _clip(
@@ -331,20 +338,49 @@ def _clip(
 ) -> _Clip:
     with torch.no_grad():
         if streamed and _too_large_for_whole(model, latents):
-            layered: Any = model  # `_check_stream` has seen its layers
-            frames = torch.cat([*stream_frames(layered, latents, _GOLDEN_CHUNK, 1)], dim=2)
+            frames = _streamed(model, latents)
         else:
             frames = model(latents)
+    _refuse_frames(model, latents, frames)
+    _, _, *time, h, w = frames.shape
+    own = tuple(clip for clip in calibration if clip.shape == latents.shape)
+    size = "x".join(map(str, (h, w, *time)))
+    return _Clip(None if first else f"shape_{size}", latents, frames.float(), own or (latents,))
+
+
+def _refuse_frames(model: nn.Module, latents: Tensor, frames: object) -> None:
+    """Raise ExportError for what a model gives that is not RGB of a clip or an image."""
     if not isinstance(frames, Tensor) or frames.ndim != latents.ndim or frames.shape[:2] != (1, 3):
         given = tuple(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__
         raise ExportError(
             f"Of latents {tuple(latents.shape)} the {type(model).__name__} makes {given}; one tensor of RGB "
             "with as many axes, (1, 3, ...), is needed."
         )
-    _, _, *time, h, w = frames.shape
-    own = tuple(clip for clip in calibration if clip.shape == latents.shape)
-    size = "x".join(map(str, (h, w, *time)))
-    return _Clip(None if first else f"shape_{size}", latents, frames.float(), own or (latents,))
+
+
+def _streamed(model: nn.Module, latents: Tensor) -> Tensor:
+    """Frames of a clip that is too large to be held: decoded in pieces into a temporary file, which they map."""
+    layered: Any = model  # `_check_stream` has seen its layers
+    shape = _frames_shape(model, latents)
+    _, channels, count, height, width = shape
+    plane = 4 * height * width
+    with tempfile.TemporaryFile(prefix="handheld-") as file:
+        done = 0
+        for piece in stream_frames(layered, latents, _GOLDEN_CHUNK, 1):
+            _refuse_frames(model, latents, piece)
+            frames = piece[0].float().contiguous().numpy()
+            try:
+                for channel in range(channels):
+                    file.seek((channel * count + done) * plane)
+                    file.write(frames[channel].tobytes())
+                file.flush()
+            except OSError as error:
+                raise ExportError(
+                    f"The golden frames wait in {tempfile.gettempdir()}, which does not take "
+                    f"{math.prod(shape) * 4:,} bytes: {error.strerror}. Make room, or point TMPDIR elsewhere."
+                ) from error
+            done += frames.shape[1]
+        return torch.from_numpy(np.memmap(file, np.float32, "c", shape=shape))
 
 
 def _lower(

@@ -11,6 +11,7 @@ BUNDLE/
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from .manifest import (
     Tolerance,
     parse_manifest,
 )
+from .parity import blocks
 from .stream_plan import StreamPlan
 
 __all__ = [
@@ -55,6 +57,15 @@ __all__ = [
 
 MANIFEST_NAME = "manifest.json"
 GOLDEN_NAME = "golden.safetensors"
+
+# What safetensors calls numpy's types.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BOOL": "?",
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+}
 
 Arrays = dict[str, np.ndarray]
 
@@ -105,6 +116,8 @@ class Bundle:
     def golden(self, method: str | None = None) -> tuple[Arrays, Arrays]:
         """Golden (inputs, outputs) by name, in the dtypes of the specs; the file is hashed first.
 
+        The arrays map the file: a clip of any length takes no more memory than what is read of it.
+
         Args:
             method: one of `shapes`; None is the first, the shape of the specs.
 
@@ -112,7 +125,6 @@ class Bundle:
         there is not.
         """
         from safetensors import SafetensorError
-        from safetensors.numpy import load_file
 
         if method not in self.shapes:
             names = ", ".join(map(str, self.shapes[1:])) or "no other"
@@ -120,8 +132,7 @@ class Bundle:
         self.check_golden()
         source = self.locate(self.manifest.golden.path)
         try:
-            tensors = load_file(source)
-            _refuse_duplicates(source)
+            tensors = _mapped(source)
         except (SafetensorError, ValueError) as error:
             raise BundleError(f"{self.path}: {self.manifest.golden.path} is not safetensors: {error}.") from error
         if faults := _golden_faults(self.manifest, tensors):
@@ -330,10 +341,8 @@ class BundleWriter:
                 "The bundle is not complete: describe(), set_golden() and add_artifact() must each be called "
                 "before the writer is left."
             )
-        from safetensors.numpy import save
-
         golden = {name: array for arrays in self._golden.values() for name, array in arrays.items()}
-        (self._partial / GOLDEN_NAME).write_bytes(save(golden))
+        _write_tensors(self._partial / GOLDEN_NAME, golden)
         manifest = Manifest(
             **self._description,
             created_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -374,10 +383,51 @@ def _may_be_replaced(folder: Path) -> bool:
     return (folder / MANIFEST_NAME).is_file() or not any(folder.iterdir())
 
 
-def _refuse_duplicates(path: Path) -> None:
-    """Raise ValueError for a safetensors file that names a tensor twice: the library takes the last one."""
+def _mapped(path: Path) -> Arrays:
+    """The tensors of a safetensors file, as arrays that map it.
+
+    Raises SafetensorError for what the library does not take, and ValueError for a tensor that is named twice, of
+    which the library takes the last one.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as checked:
+        dtypes = {name: checked.get_slice(name).get_dtype() for name in checked.keys()}  # noqa: SIM118  no mapping
     with path.open("rb") as stream:
-        parsing.load_json(stream.read(int.from_bytes(stream.read(8), "little")).decode())
+        size = int.from_bytes(stream.read(8), "little")
+        header = parsing.load_json(stream.read(size).decode())
+    if unknown := sorted(set(dtypes.values()) - set(_DTYPES)):
+        raise ValueError(f"it has {', '.join(unknown)}, which numpy has not")
+    tensors = {}
+    for name, dtype in dtypes.items():
+        shape, (start, _) = tuple(header[name]["shape"]), header[name]["data_offsets"]
+        empty = 0 in shape  # which cannot be mapped
+        tensors[name] = (
+            np.empty(shape, _DTYPES[dtype])
+            if empty
+            else np.memmap(path, _DTYPES[dtype], "c", offset=8 + size + start, shape=shape)
+        )
+    return tensors
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a safetensors file block by block. The library's own writer takes copies of all tensors."""
+    codes = {np.dtype(dtype): code for code, dtype in _DTYPES.items()}
+    header, end = {}, 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": codes[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for array in tensors.values():
+            for block in blocks(array):
+                stream.write(block.tobytes())
 
 
 def _golden_name(side: str, spec: TensorSpec, method: str | None) -> str:
@@ -401,6 +451,6 @@ def _golden_faults(manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> lis
             faults.append(f"{name} is missing")
         elif array.shape != spec.shape or array.dtype != spec.dtype:
             faults.append(f"{name} is {array.dtype} {array.shape}, the spec says {spec.dtype} {spec.shape}")
-        elif not np.isfinite(array).all():
+        elif not all(np.isfinite(block).all() for block in blocks(array)):
             faults.append(f"{name} holds NaN or infinity")
     return faults

@@ -8,7 +8,8 @@ Requests, by `op` (`serving.serve`):
                                                               streamed artefact's frames are thrown away as they
                                                               come, for others first_frame_ns is null
     compare                           -> {outputs: [...]}     one run per shape against the golden outputs;
-                                                              each the fields of `profile_record.Parity`
+                                                              each the fields of `profile_record.Parity`;
+                                                              a streamed artefact's frames as they come
     memory                            -> {peak_bytes}         highest since just before the load
 """
 
@@ -20,7 +21,8 @@ from typing import Any
 
 from . import host
 from .bundle import read_bundle
-from .parity import compare
+from .parity import compare, compare_stream
+from .profile_record import Parity
 from .serving import serve
 from .session import SESSIONS, Session, load_session
 from .streaming import StreamSession
@@ -62,15 +64,15 @@ class _Runner:
         return {"latency_ns": time.perf_counter_ns() - start, "first_frame_ns": first}
 
     def compare(self) -> dict[str, Any]:
-        return {
-            "outputs": [
-                asdict(compare(spec, method, results[spec.name], outputs[spec.name]))
-                for method in self._bundle.shapes
-                for inputs, outputs in [self._bundle.golden(method)]
-                for results in [self._session.run(inputs)]
-                for spec in self._session.outputs
-            ]
-        }
+        return {"outputs": [asdict(parity) for method in self._bundle.shapes for parity in self._compare(method)]}
+
+    def _compare(self, method: str | None) -> list[Parity]:
+        inputs, outputs = self._bundle.golden(method)
+        if isinstance(self._session, StreamSession):
+            (latents,), (spec,) = inputs.values(), self._session.outputs
+            return [compare_stream(spec, method, self._session.stream(latents), outputs[spec.name])]
+        results = self._session.run(inputs)
+        return [compare(spec, method, results[spec.name], outputs[spec.name]) for spec in self._session.outputs]
 
     def memory(self) -> dict[str, Any]:
         return {"peak_bytes": host.peak_rss_bytes()}

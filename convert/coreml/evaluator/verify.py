@@ -6,8 +6,9 @@ does. What Core ML's compiler and a device make of it, only a Mac or a phone sho
 
 from __future__ import annotations
 
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from torch import fx
 from handheld.runtime.bundle import Bundle
 from handheld.runtime.errors import BundleError, RuntimeFailure, RuntimeMissing
 from handheld.runtime.manifest import Artifact, Method, Tolerance
+from handheld.runtime.parity import compare, compare_stream
 from handheld.runtime.pixels import as_told
-from handheld.runtime.stats import psnr_db
+from handheld.runtime.profile_record import Parity
 from handheld.runtime.stream_plan import Segment, StreamPlan
 from handheld.runtime.streaming import StreamSession
 from handheld.runtime.verify import Verdict
@@ -99,15 +101,16 @@ def _verify_stream(bundle: Bundle, artifact: Artifact, plan: StreamPlan, shape: 
     try:
         inputs, wanted = bundle.golden(shape)
         with StreamSession(plan, load, artifact, *specs) as session:
-            found = session.run(inputs)
+            (latents,), (golden,), (spec,) = inputs.values(), wanted.values(), bundle.manifest.outputs
+            parity = compare_stream(spec, shape, session.stream(latents), golden)
     except (RuntimeMissing, UnsupportedProgram) as error:
         return replace(none, status="not verified", reason=str(error))
     except (RuntimeFailure, ExportError) as error:
         return replace(none, reason=str(error))
     none = replace(none, runtime_version=REFERENCE)
-    if not all(np.isfinite(array).all() for array in found.values()):
+    if not parity.finite:
         return replace(none, reason=f"In the {REFERENCE}, the output holds NaN or infinity. {' '.join(faults[:1])}")
-    largest, psnr = _difference(bundle, found, wanted)
+    largest, psnr = _worst((parity,))
     measured = replace(none, max_abs_error=largest, psnr_db=psnr)
     if faults:
         return replace(measured, reason=f"In the {REFERENCE}: {faults[0]}")
@@ -227,11 +230,16 @@ def _difference(
     bundle: Bundle, found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]
 ) -> tuple[float, float]:
     """Largest absolute error and lowest PSNR in dB over the outputs, as `runtime.verify` has them."""
+    return _worst(
+        compare(spec, None, as_told(spec, found[name]), wanted[name])
+        for spec, name in zip(bundle.manifest.outputs, wanted)
+    )
+
+
+def _worst(parities: Iterable[Parity]) -> tuple[float, float]:
+    """Largest absolute error and lowest PSNR in dB; infinitely bad where an output is not finite."""
     errors, psnrs = [], []
-    for spec, name in zip(bundle.manifest.outputs, wanted):
-        golden = wanted[name].astype(np.float64)
-        difference = np.abs(as_told(spec, found[name]) - golden)
-        low, high = spec.range or (golden.min(), golden.max())
-        errors.append(float(difference.max()))
-        psnrs.append(psnr_db(float(np.mean(difference**2)), peak=float(high - low)))
+    for parity in parities:
+        errors.append(math.inf if parity.max_abs_error is None else parity.max_abs_error)
+        psnrs.append(-math.inf if parity.psnr_db is None else parity.psnr_db)
     return max(errors), min(psnrs)
