@@ -327,9 +327,9 @@ def _shape_and_height(tmp: Path, bundle: Path) -> list:
     return ["export", "tiny", "-t", "android", "--shape", "16x16x3", "--height", 16, "-o", tmp / "made"]
 
 
-def _several_shapes_for_onnx(tmp: Path, bundle: Path) -> list:
+def _several_shapes_for_ios16(tmp: Path, bundle: Path) -> list:
     shapes = ("--shape", "16x16x3", "--shape", "24x24x3")
-    return ["export", "tiny", "-t", "onnx", *shapes, "-o", tmp / "made"]
+    return ["export", "tiny", "-t", "ios16", *shapes, "-o", tmp / "made"]
 
 
 def _several_shapes_with_auto(tmp: Path, bundle: Path) -> list:
@@ -404,7 +404,7 @@ def test_check_needs_no_package_of_the_target(handheld: Run, monkeypatch: pytest
         (_shape_twice, ["The shape 016x16x3 is given twice"]),
         (_impossible_shape, ["height=33", "frames=4"]),
         (_shape_and_height, ["Shapes take the place of height"]),
-        (_several_shapes_for_onnx, ["onnx holds one shape", "export once per shape", "android"]),
+        (_several_shapes_for_ios16, ["ios16 holds one shape", "export once per shape", "android"]),
         (_several_shapes_with_auto, ["Precision auto chooses for one shape"]),
         (_floor_without_auto, ["lowest PSNR (40 dB)", "precision auto", "int8"]),
         (_small_calibration, ["real.safetensors", "2x4x4", "2x8x8"]),

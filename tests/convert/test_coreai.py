@@ -123,6 +123,7 @@ def in_core_ai(model: nn.Module, x: Tensor, precision: str, folder: Path) -> tup
         methods=(Method(IOS27.method, (tuple(x.shape),), (shape,)),),
         input_dtype=lowered.input_dtype,
         output_dtype=lowered.output_dtype,
+        dynamic=(),
     )
     specs = (TensorSpec("latents", tuple(x.shape)),), (TensorSpec("frames", shape),)
     with CoreAISession(path, artifact, *specs) as session:

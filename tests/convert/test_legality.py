@@ -39,7 +39,14 @@ def test_the_tiny_preset_is_legal_in_every_precision_of_every_target(target: str
         assert found.captured.weight_bytes == weights * wanted.dtype.itemsize
 
 
-@pytest.mark.parametrize(("preset", "causal"), [("ltx", True), ("hunyuan", False), ("dc", False)])
+@pytest.mark.parametrize(
+    ("preset", "causal"),
+    [
+        ("ltx", True),
+        pytest.param("hunyuan", False, marks=pytest.mark.slow),
+        pytest.param("dc", False, marks=pytest.mark.slow),
+    ],
+)
 def test_full_presets_are_legal_on_every_target(preset: str, causal: bool) -> None:
     # Targets that differ in neither are one. The rewrites for fp16 include those for fp32.
     for target in {(t.limits, t.precisions["fp16"].rewrites): t for t in TARGETS.values()}.values():

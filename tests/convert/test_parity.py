@@ -130,6 +130,7 @@ def distances(
             methods=(Method(target.method, (tuple(latents.shape),), ((length,),)),),
             input_dtype=lowered.input_dtype,
             output_dtype=lowered.output_dtype,
+            dynamic=(),
         )
         inputs, outputs = TensorSpec("latents", tuple(latents.shape)), TensorSpec("frames", (length,))
         with SESSIONS[target.runtime](path, artifact, (inputs,), (outputs,), 1) as session:
